@@ -1,0 +1,182 @@
+"""Guest memory by guest physical address, pages, and Memory Descriptor Lists.
+
+A machine's memory is one flat run of pages, numbered from 0. Page number = guest physical address >> 12, and pages are
+always 4,096 bytes. The same classes serve the daemon and the clients: both see one shared mapping of it.
+
+An ``Mdl`` describes a buffer as pages, an offset into the first one and a byte count; a chain of them describes a longer
+one. A ``GpaRange`` is what travels in a GPA-direct packet or a GPADL: the same three facts, already cut to size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import NamedTuple
+
+from emulator.status import EmulatorError, Misuse
+
+PAGE_SIZE = 4096
+PAGE_SHIFT = 12
+PAGE_MASK = PAGE_SIZE - 1
+
+
+class AddressOutsideMemory(EmulatorError):
+    """A page number or an address names something that is not in this machine's memory."""
+
+
+def pages_spanned(byte_offset: int, byte_count: int) -> int:
+    """How many pages hold ``byte_count`` bytes that begin ``byte_offset`` bytes into a page. Windows: ADDRESS_AND_SIZE_TO_SPAN_PAGES."""
+    return (byte_offset + byte_count + PAGE_MASK) >> PAGE_SHIFT
+
+
+class GpaRange(NamedTuple):
+    """A run of guest memory as it travels on the wire (rule 2.7): ``byte_count`` bytes from ``byte_offset`` in the first page."""
+
+    byte_count: int
+    byte_offset: int
+    pfns: tuple[int, ...]
+
+
+class MdlFlags(IntFlag):
+    """Windows: MDL.MdlFlags, the ones that matter here."""
+
+    MAPPED_TO_SYSTEM_VA = 0x0001
+    PAGES_LOCKED = 0x0002
+    SOURCE_IS_NONPAGED_POOL = 0x0004
+    PARTIAL = 0x0010
+    IO_PAGE_READ = 0x0040
+    WRITE_OPERATION = 0x0080
+    IO_SPACE = 0x0800
+
+
+@dataclass(frozen=True, slots=True)
+class Mdl:
+    """A buffer in guest memory, possibly the head of a chain. Windows: MDL.
+
+    ``byte_offset`` is where the buffer begins in its first page (0..4095), ``byte_count`` its length in bytes, ``pfns``
+    the pages that hold it, in order, in any arrangement.
+    """
+
+    byte_offset: int
+    byte_count: int
+    pfns: tuple[int, ...]
+    flags: MdlFlags = MdlFlags.PAGES_LOCKED
+    next: Mdl | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.byte_offset < PAGE_SIZE:
+            raise Misuse(f"an MDL's byte offset is 0..{PAGE_MASK}, not {self.byte_offset}")
+        if not 0 <= self.byte_count <= 0xFFFFFFFF:
+            raise Misuse(f"an MDL's byte count is an unsigned 32-bit number, not {self.byte_count}")
+        needed = pages_spanned(self.byte_offset, self.byte_count)
+        if len(self.pfns) < needed:
+            raise Misuse(
+                f"an MDL of {self.byte_count} bytes at offset {self.byte_offset} spans {needed} pages, but names {len(self.pfns)}"
+            )
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether its pages stay where they are: locked, or never pageable (rule K25)."""
+        return bool(self.flags & (MdlFlags.PAGES_LOCKED | MdlFlags.SOURCE_IS_NONPAGED_POOL))
+
+    def chain(self) -> Iterator[Mdl]:
+        """This MDL and every one linked behind it."""
+        link: Mdl | None = self
+        while link is not None:
+            yield link
+            link = link.next
+
+    def whole(self) -> GpaRange:
+        """All of this one MDL (not of the chain) as a range."""
+        return self.cut(0, self.byte_count)
+
+    def cut(self, skip: int, byte_count: int) -> GpaRange:
+        """``byte_count`` bytes of this one MDL, ``skip`` bytes in, with only the pages they touch (rule K17)."""
+        start = self.byte_offset + skip
+        first = start >> PAGE_SHIFT
+        offset = start & PAGE_MASK
+        return GpaRange(byte_count, offset, self.pfns[first : first + pages_spanned(offset, byte_count)])
+
+
+def mdl_from_ranges(ranges: Iterable[GpaRange]) -> Mdl | None:
+    """A chain of locked, unmapped MDLs, one for each range, in order (rule R6); None for no range."""
+    head: Mdl | None = None
+    for count, offset, pfns in reversed(tuple(ranges)):
+        head = Mdl(offset, count, pfns, MdlFlags.PAGES_LOCKED, head)
+    return head
+
+
+class GuestMemory:
+    """One machine's memory, over any writable buffer whose length is a whole number of pages.
+
+    Every access is checked here, against the size this object was made with. Reads copy: guest memory is shared with
+    processes nobody trusts, so whoever parses it must parse a private copy.
+    """
+
+    def __init__(self, buffer: memoryview) -> None:
+        if buffer.nbytes == 0 or buffer.nbytes % PAGE_SIZE:
+            raise Misuse(f"guest memory is a whole number of {PAGE_SIZE}-byte pages, not {buffer.nbytes} bytes")
+        self._view = buffer.cast("B")
+        self.byte_count = self._view.nbytes
+        self.page_count = self.byte_count >> PAGE_SHIFT
+
+    def check_pages(self, pfns: Iterable[int]) -> None:
+        """Raise AddressOutsideMemory unless every page number lies in this memory."""
+        count = self.page_count
+        for pfn in pfns:
+            if not 0 <= pfn < count:
+                raise AddressOutsideMemory(f"page 0x{pfn:X} is outside this machine's memory, which ends before page 0x{count:X}")
+
+    def _check_span(self, gpa: int, byte_count: int) -> None:
+        if gpa < 0 or byte_count < 0 or gpa + byte_count > self.byte_count:
+            raise AddressOutsideMemory(
+                f"{byte_count} bytes at address 0x{gpa:X} are outside this machine's memory of 0x{self.byte_count:X} bytes"
+            )
+
+    def view(self, gpa: int, byte_count: int) -> memoryview:
+        """The live memory itself, for a ring or a bulk copy; never to be parsed in place."""
+        self._check_span(gpa, byte_count)
+        return self._view[gpa : gpa + byte_count]
+
+    def read(self, gpa: int, byte_count: int) -> bytes:
+        """A private copy of ``byte_count`` bytes at a guest physical address."""
+        self._check_span(gpa, byte_count)
+        return bytes(self._view[gpa : gpa + byte_count])
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy ``data`` to a guest physical address."""
+        byte_count = len(data)
+        self._check_span(gpa, byte_count)
+        self._view[gpa : gpa + byte_count] = data
+
+    def spans(self, rng: GpaRange, skip: int = 0, byte_count: int | None = None) -> Iterator[tuple[int, int]]:
+        """The (address, byte count) runs of part of a range; neighbouring pages are joined into one run."""
+        left = rng.byte_count - skip if byte_count is None else byte_count
+        if skip < 0 or left < 0 or skip + left > rng.byte_count:
+            raise Misuse(f"{left} bytes from {skip} do not lie in a range of {rng.byte_count} bytes")
+        start = rng.byte_offset + skip
+        index, offset = start >> PAGE_SHIFT, start & PAGE_MASK
+        pfns = rng.pfns
+        while left:
+            gpa = (pfns[index] << PAGE_SHIFT) + offset
+            run = min(left, PAGE_SIZE - offset)
+            while run < left and pfns[index + 1] == pfns[index] + 1:
+                index += 1
+                run = min(left, run + PAGE_SIZE)
+            yield gpa, run
+            left -= run
+            index += 1
+            offset = 0
+
+    def read_range(self, rng: GpaRange, skip: int = 0, byte_count: int | None = None) -> bytes:
+        """A private copy of a range, or of ``byte_count`` bytes of it from ``skip``."""
+        return b"".join(self.read(gpa, run) for gpa, run in self.spans(rng, skip, byte_count))
+
+    def write_range(self, rng: GpaRange, data: bytes | bytearray | memoryview, skip: int = 0) -> None:
+        """Copy ``data`` into a range, ``skip`` bytes in."""
+        source = memoryview(data).cast("B")
+        done = 0
+        for gpa, run in self.spans(rng, skip, source.nbytes):
+            self.write(gpa, source[done : done + run])
+            done += run
