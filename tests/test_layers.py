@@ -79,6 +79,8 @@ FORBIDDEN = [
     ("emulator/wire/codec.py", "import socket", "socket"),
     ("emulator/wire/codec.py", "import trio", "trio"),
     ("emulator/wire/codec.py", "from emulator.daemon import session", "emulator.daemon.session"),
+    ("emulator/place.py", "from emulator.config import Config", "emulator.config.Config"),
+    ("emulator/place.py", "import trio", "trio"),
     ("emulator/config.py", "import trio", "trio"),
     ("emulator/config.py", "import emulator.daemon.session", "emulator.daemon.session"),
     ("emulator/daemon/session.py", "import msgpack", "msgpack"),
@@ -108,6 +110,7 @@ SURROUNDINGS = {
     "emulator/wire/codec.py": "",
     "emulator/daemon/session.py": "",
     "emulator/config.py": "",
+    "emulator/place.py": "",
     "emulator/__main__.py": "",
     "clients/connection.py": "",
     "clients/protocol.py": "",
@@ -147,7 +150,11 @@ ALLOWED = [
         "import click\nimport trio\nfrom emulator.config import Config\nimport emulator.daemon.session",
     ),
     ("clients/protocol.py", "from emulator.wire import codec\nfrom emulator.tdi.structures import parse"),
-    ("clients/sync.py", "import socket\nfrom clients.protocol import Conversation"),
+    ("emulator/place.py", "import os\nfrom pathlib import Path"),
+    (
+        "clients/sync.py",
+        "import socket\nfrom emulator.place import default_socket_path\nfrom clients.protocol import Conversation",
+    ),
     ("clients/connection.py", "import trio\nfrom . import protocol\nfrom emulator.tdi import structures"),
 ]
 

@@ -44,7 +44,7 @@ PURE_STDLIB = frozenset(
         "zlib",
     }
 )
-"""What a pure module may take from the standard library: nothing that waits, reads a clock, draws chance or does I/O."""
+"""What a pure module may take from the standard library: nothing that waits, reads a clock, draws chance, does I/O."""
 
 PURE_STDLIB_NAMES = {"uuid": frozenset({"UUID"})}
 """Modules of which a pure module may take these names only; the rest of ``uuid`` draws chance and reads the clock."""
@@ -83,8 +83,10 @@ class Violation(NamedTuple):
 
 
 FOUNDATION = ("emulator.status", "emulator.memory")
+MEETING_PLACE = "emulator.place"
 CLIENT_CORE = ("clients.protocol",)
-BELOW_CLIENTS = (*FOUNDATION, "emulator.vmbus", "emulator.tdi.structures", "emulator.wire")
+BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
+BELOW_CLIENTS = (*FOUNDATION, "emulator.vmbus", "emulator.tdi.structures", "emulator.wire", "emulator.place")
 EVENT_LOOPS = ("asyncio", "selectors")
 
 # The row with the closest member decides: `clients.protocol` goes before `clients`.
@@ -116,15 +118,26 @@ LAYERS = (
         reason="the wire is pure but for msgpack: bytes in, messages out, no socket and no clock",
     ),
     Layer(
+        (MEETING_PLACE,),
+        (),
+        banned_stdlib=("socket", *EVENT_LOOPS),
+        reason="where daemon and clients meet is a path: the environment is read for it, and nothing of the project",
+    ),
+    Layer(
+        ("emulator.place",),
+        (),
+        reason="where the socket is: one rule for the daemon and its clients, and nothing else",
+    ),
+    Layer(
         ("emulator.config",),
-        (*FOUNDATION, "emulator.vmbus", "emulator.tdi", "emulator.wire"),
+        (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire"),
         third_party=("pydantic",),
         banned_stdlib=EVENT_LOOPS,
         reason="configuration is values: it may read a file, but never waits and never knows the daemon",
     ),
     Layer(
         ("emulator.daemon",),
-        (*FOUNDATION, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config", "emulator.daemon"),
+        (*BELOW_DAEMON, "emulator.daemon"),
         third_party=("trio", "structlog"),
         banned_stdlib=EVENT_LOOPS,
         reason="the daemon is the trio shell over the cores; msgpack stays behind the wire, clients are other programs",
@@ -145,13 +158,13 @@ LAYERS = (
     ),
     Layer(
         ("clients.sync",),
-        (*BELOW_CLIENTS, *CLIENT_CORE, "clients.sync"),
+        (*BELOW_CLIENTS, MEETING_PLACE, *CLIENT_CORE, "clients.sync"),
         banned_stdlib=EVENT_LOOPS,
         reason="the synchronous face runs without an event loop",
     ),
     Layer(
         ("clients",),
-        (*BELOW_CLIENTS, "clients"),
+        (*BELOW_CLIENTS, MEETING_PLACE, "clients"),
         third_party=("trio", "click", "rich"),
         banned_stdlib=EVENT_LOOPS,
         reason="clients share only status, memory, vmbus, tdi.structures and wire with the daemon, and never its shell",

@@ -1,0 +1,23 @@
+"""What holds for every test: how hypothesis searches, and a word about programs that are missing."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+from tests.support.tools import in_ci, missing_tools
+
+# A deadline would time the machine, not the code. An automatic run draws the same examples every time, so that a change
+# is judged by itself; a developer's run draws new ones and remembers what failed.
+settings.register_profile("dev", deadline=None)
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if in_ci() else "dev")
+
+
+def pytest_report_header() -> list[str]:
+    """Say before the first test which ones cannot run here, and what would let them."""
+    return [
+        f"missing: {tool} (on Debian: apt install {package}); tests that need it {'fail' if in_ci() else 'are skipped'}"
+        for tool, package in missing_tools().items()
+    ]
