@@ -1,0 +1,24 @@
+"""The TDI transport of a simulated machine, as pure logic: requests in, things to do out.
+
+A client opens an *address object* on a *network*: the UDP device, behind which real sockets stand, or a virtual segment
+inside the daemon. It sends datagrams through it with requests (``Irp``), each completed exactly once, and gets every
+datagram that matches. Nothing here opens a socket, reads a clock or calls back: a call returns effects, and whoever
+called performs them.
+
+=================  ====================================================================================
+constants          numbers and flags of the interface
+structures         addresses and query results as bytes, both ways
+create             the extended attributes a create request carries
+profile            every choice the documents leave open, by rule number
+irp                one request, and its one completion
+effects            what a call wants done
+address            address objects: who may open what, who gets an arriving datagram
+queues             sends waiting for a medium: order, bounds, time-outs
+destination        where a send may go
+device             what the UDP device and a segment share: the checks of a send, cleanup, cancel
+udp                the UDP device: one real socket for each local transport address
+segment            virtual datagram networks that several machines share
+query              questions about a device or an address
+transport          one machine's devices and open files; the way in
+=================  ====================================================================================
+"""

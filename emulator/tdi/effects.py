@@ -1,0 +1,74 @@
+"""What a call into the transport wants done.
+
+The caller performs a returned list in order, without waiting in between.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from emulator.status import NtStatus
+from emulator.tdi.constants import ReceiveFlags
+from emulator.tdi.structures import SocketAddress
+
+if TYPE_CHECKING:
+    from emulator.tdi.irp import Irp
+
+
+class Complete(NamedTuple):
+    """A request is over. It happens exactly once for each (rule P1).
+
+    ``information`` is bytes taken from the client's buffer.
+    """
+
+    irp: Irp
+    status: NtStatus
+    information: int
+    message: str = ""
+    """Empty on success; else what was wrong and what would be right."""
+    rule: str | None = None
+
+
+class BindSocket(NamedTuple):
+    """Bind a real UDP socket to ``local`` (port 0: any free one).
+
+    Answer with ``socket_bound`` or ``socket_failed`` before any other call. The socket must never share its port with another socket, allow broadcasts out, and, for IPv6, carry IPv6 only.
+    """
+
+    key: int
+    local: SocketAddress
+
+
+class CloseSocket(NamedTuple):
+    """Nobody uses the socket any more."""
+
+    key: int
+
+
+class Transmit(NamedTuple):
+    """The socket has a send to try: take ``next_transmit(key)`` until it gives None or the socket has no room."""
+
+    key: int
+
+
+class Deliver(NamedTuple):
+    """A datagram for one address object, perhaps another machine's. The whole payload, headers stripped (rule R4)."""
+
+    machine: str
+    handle: int
+    owner: object
+    source: SocketAddress
+    data: bytes
+    flags: ReceiveFlags
+
+
+class CleanupComplete(NamedTuple):
+    """The cleanup of a handle is over: every request on it has been completed before this (rule CL2).
+
+    Now it can be closed.
+    """
+
+    handle: int
+
+
+Effect: TypeAlias = Complete | BindSocket | CloseSocket | Transmit | Deliver | CleanupComplete

@@ -1,0 +1,140 @@
+"""Every choice the TDI documents leave to a provider, as named settings with the rule each belongs to.
+
+The defaults are what the documents recommend or what a plain UDP provider would do. A profile never changes while in
+use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from emulator.status import Misuse, NtStatus
+from emulator.tdi.constants import ServiceFlags
+
+UDP_MAX_DATAGRAM_BYTES = 65_507
+"""The 65,535 bytes an IPv4 packet can have, less 20 for its header and 8 for UDP's."""
+
+IP_AND_UDP_HEADER_BYTES = 28
+"""What a segment takes from its MTU before data, so that its limit is the one Ethernet users know: 1,472 of 1,500."""
+
+MAXIMUM_LENGTH = 0xFFFFFFFF
+"""Lengths in requests are unsigned 32-bit numbers."""
+
+
+class CleanupStyle(Enum):
+    """What happens to sends still queued when their address object is cleaned up (CL2, S40)."""
+
+    CANCEL = "cancel"
+    DRAIN = "drain"
+
+
+class QueryOverflow(Enum):
+    """What a query does when its answer does not fit (Q2)."""
+
+    PARTIAL = "partial"
+    """Write what fits, BUFFER_OVERFLOW."""
+    TOO_SMALL = "too small"
+    """Write nothing, BUFFER_TOO_SMALL."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderProfile:
+    """How one kind of device behaves. Lengths in bytes, times in seconds."""
+
+    max_datagram_bytes: int = UDP_MAX_DATAGRAM_BYTES  # S8, S9
+    max_queued_datagrams: int = 64  # S30: for each address object
+    max_queued_bytes: int = (
+        8 << 20
+    )  # S30: for all of a machine's objects on the device; more than 64 of the longest datagrams
+    send_timeout_seconds: float = 1.0  # S32
+    refuses_zero_length: bool = False  # S10
+    supports_broadcast: bool = True  # S20
+    supports_multicast: bool = True  # S20
+    strict_destination: bool = False  # S16: an address type nobody here knows fails the send instead of being skipped
+    cleanup: CleanupStyle = CleanupStyle.CANCEL  # CL2, S40
+    query_overflow: QueryOverflow = QueryOverflow.PARTIAL  # Q2
+    minimum_lookahead_bytes: int = 128  # section 6
+    maximum_lookahead_bytes: int | None = None  # section 6: None is the whole datagram
+    dynamic_ports: tuple[int, int] = (
+        49_152,
+        65_535,
+    )  # CR7: first and last port chosen for port 0; the real UDP device's come from the host
+    too_long_status: NtStatus = NtStatus.INVALID_PARAMETER  # S8; INVALID_BUFFER_SIZE is the other usual answer
+    zero_length_status: NtStatus = NtStatus.INVALID_PARAMETER  # S10
+    wrong_file_status: NtStatus = NtStatus.INVALID_PARAMETER  # S2
+    null_information_status: NtStatus = NtStatus.INVALID_PARAMETER  # S4
+    short_buffer_status: NtStatus = NtStatus.INVALID_PARAMETER  # S12
+    bad_destination_status: NtStatus = NtStatus.INVALID_ADDRESS  # S13, S14, S18
+    wrong_family_status: NtStatus = NtStatus.INVALID_ADDRESS  # S19
+    unsupported_cast_status: NtStatus = NtStatus.INVALID_ADDRESS  # S20
+    broadcast_source_status: NtStatus = NtStatus.INVALID_ADDRESS  # S21
+    unreachable_status: NtStatus = NtStatus.NETWORK_UNREACHABLE  # S22: no route, or none this machine may use
+    queue_full_status: NtStatus = NtStatus.INSUFFICIENT_RESOURCES  # S30
+    expired_status: NtStatus = NtStatus.IO_TIMEOUT  # S33
+    after_cleanup_status: NtStatus = NtStatus.CANCELLED  # S41, CL7; ADDRESS_CLOSED says more
+    exclusive_broadcast_status: NtStatus = NtStatus.SHARING_VIOLATION  # CR9 names none
+    unknown_attribute_status: NtStatus = NtStatus.INVALID_EA_NAME  # CR4
+    null_query_buffer_status: NtStatus = NtStatus.INVALID_PARAMETER  # Q3
+    wrong_query_file_status: NtStatus = NtStatus.INVALID_DEVICE_REQUEST  # Q5; INVALID_PARAMETER is seen too
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_datagram_bytes <= MAXIMUM_LENGTH:
+            raise Misuse(f"a datagram limit is 1..{MAXIMUM_LENGTH} bytes, not {self.max_datagram_bytes}")
+        if self.max_queued_datagrams < 1 or self.max_queued_bytes < self.max_datagram_bytes:
+            raise Misuse("a send queue has room for one datagram of the greatest length at least")
+        low, high = self.dynamic_ports
+        if not 0 < low <= high <= 65_535:
+            raise Misuse(f"dynamic ports are a range within 1..65535, not {low}..{high}")
+
+    @property
+    def service_flags(self) -> ServiceFlags:
+        """What TDI_PROVIDER_INFO advertises, from the settings the sends obey."""
+        flags = ServiceFlags.CONNECTIONLESS_MODE
+        if self.supports_broadcast:
+            flags |= ServiceFlags.BROADCAST_SUPPORTED
+        if self.supports_multicast:
+            flags |= ServiceFlags.MULTICAST_SUPPORTED
+        if self.refuses_zero_length:
+            flags |= ServiceFlags.NO_ZERO_LENGTH
+        return flags
+
+
+UDP_PROVIDER = ProviderProfile()
+SEGMENT_PROVIDER = ProviderProfile(max_datagram_bytes=1_472, max_queued_datagrams=16)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentProfile:
+    """How one virtual segment behaves: its provider's choices and its impairments (S24)."""
+
+    mtu_bytes: int = 1_500
+    loss: float = 0.0
+    """Probability, 0 to 1, that one receiving machine does not get a datagram."""
+    duplicate: float = 0.0
+    """Probability, 0 to 1, that one receiving machine gets it twice."""
+    delay_seconds: float = 0.0
+    max_datagrams_in_flight: int = 4_096
+    """Delayed datagrams on the way at once; the newest is dropped beyond that, which a medium may do (S24)."""
+    max_bytes_in_flight: int = 16 << 20
+    start_filetime: int = 116_444_736_000_000_000
+    """What its provider reports as StartTime: 100 ns since 1601. A constant (1970), so that runs can be compared."""
+    provider_base: ProviderProfile = field(default=SEGMENT_PROVIDER)
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.loss <= 1.0 and 0.0 <= self.duplicate <= 1.0 and self.delay_seconds >= 0.0):
+            raise Misuse("loss and duplicate are probabilities from 0 to 1, and a delay is not negative")
+
+    @property
+    def provider(self) -> ProviderProfile:
+        """The provider's choices, its datagram limit being what the MTU leaves (S9, S12b)."""
+        return replace(self.provider_base, max_datagram_bytes=self.mtu_bytes - IP_AND_UDP_HEADER_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How one machine's transport behaves; a segment brings its own profile."""
+
+    udp: ProviderProfile = UDP_PROVIDER
+    max_open_files: int = 4_096
+    """Address objects and control channels of one machine together (CR13)."""

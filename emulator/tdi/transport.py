@@ -1,0 +1,301 @@
+"""One machine's TDI transport: its devices, its open files, and the way in for every request.
+
+Calls do no input or output and never wait. They return what to do, in order (see ``effects``). What is not a request
+with a completion of its own (open, query, cleanup, close) answers at once: an open and a query with an outcome, the
+others by raising ``Refused``.
+
+    open_address ─▶ PENDING + BindSocket ─▶ socket_bound | socket_failed ─▶ final outcome
+    send_datagram ─▶ Complete, or Transmit ─▶ next_transmit / transmitted … ─▶ Complete
+    cleanup ─▶ Complete … CleanupComplete ─▶ close ─▶ CloseSocket
+
+Handles are numbers that are never reused within a machine. A client must only be let at its own: ``owner_of`` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from emulator.status import Misuse, NtStatus, Refused
+from emulator.tdi.address import AddressObject, ControlChannel
+from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
+from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
+from emulator.tdi.device import Device
+from emulator.tdi.effects import CleanupComplete, Effect
+from emulator.tdi.irp import Irp, IrpState
+from emulator.tdi.profile import Profile
+from emulator.tdi.query import QueryResult, answer
+from emulator.tdi.queues import QueuedSend
+from emulator.tdi.segment import SegmentPort
+from emulator.tdi.structures import Bytes, SocketAddress, canonical_untrusted, parse_transport_address_untrusted
+from emulator.tdi.udp import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, UDP_DEVICE_NAME, UDP_NETWORK, UdpDevice
+
+
+class OpenOutcome(NamedTuple):
+    """What became of an open.
+
+    PENDING: perform ``effects``, which bring the final outcome; ``handle`` is already the one it will have. SUCCESS:
+    ``handle`` is open and, for an address, ``local`` what it is bound to. Anything else: refused, ``handle`` 0,
+    ``message`` and ``rule`` say why.
+    """
+
+    status: NtStatus
+    handle: int
+    effects: tuple[Effect, ...] = ()
+    local: SocketAddress | None = None
+    message: str = ""
+    rule: str | None = None
+
+
+def refused_open(refusal: Refused) -> OpenOutcome:
+    """The outcome that says what a refusal says."""
+    return OpenOutcome(refusal.status, 0, message=refusal.message, rule=refusal.rule)
+
+
+class Transport:
+    """All TDI devices of one machine.
+
+    ``udp`` (also under its Windows name) and the segments it is attached to, by name.
+
+    ``local_addresses`` are the host addresses it may bind, ``reachable_networks`` those its datagrams may go to; both
+    are the loopback unless said otherwise. ``start_filetime`` is what the UDP device reports as its start.
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        profile: Profile,
+        segments: Mapping[str, SegmentPort],
+        local_addresses: Sequence[str] = LOOPBACK_ADDRESSES,
+        reachable_networks: Sequence[str] = LOOPBACK_NETWORKS,
+        start_filetime: int = 0,
+    ) -> None:
+        self.machine = machine
+        self._profile = profile
+        self._udp = UdpDevice(machine, profile.udp, local_addresses, reachable_networks, start_filetime)
+        self._devices: dict[str, Device] = {UDP_NETWORK: self._udp}
+        for name, port in segments.items():
+            if name in (UDP_NETWORK, UDP_DEVICE_NAME):
+                raise Misuse(f"a segment cannot be called {name}: that is the UDP device")
+            self._devices[name] = port
+        self._files: dict[int, AddressObject | ControlChannel] = {}
+        self._last_handle = 0
+
+    # Opening.
+
+    def open_address(
+        self, network: str, local: SocketAddress | Bytes, share: ShareAccess, owner: object
+    ) -> OpenOutcome:
+        """Open an address object on a network. ``local`` is an address or the bytes of a TRANSPORT_ADDRESS."""
+        try:
+            device, handle = self._new_file(network)
+            wanted = local if isinstance(local, SocketAddress) else parse_transport_address_untrusted(local)
+            address, effects = device.open(handle, owner, canonical_untrusted(wanted), share)
+        except Refused as refusal:
+            return refused_open(refusal)
+        return OpenOutcome(NtStatus.PENDING, handle, effects) if effects else self._opened(address)
+
+    def socket_bound(self, key: int, actual: SocketAddress) -> OpenOutcome:
+        """The answer to a BindSocket.
+
+        It is bound, to ``actual``. Returns the final outcome of the open that asked for it.
+        """
+        return self._opened(self._udp.socket_bound(key, actual))
+
+    def socket_failed(self, key: int, status: NtStatus, message: str) -> OpenOutcome:
+        """The answer to a BindSocket: it could not be bound.
+
+        Returns the final outcome of the open that asked for it.
+        """
+        return refused_open(self._udp.socket_failed(key, status, message))
+
+    def open_control(self, network: str, owner: object) -> OpenOutcome:
+        """Open a control channel, for queries about the provider."""
+        try:
+            device, handle = self._new_file(network)
+        except Refused as refusal:
+            return refused_open(refusal)
+        self._files[handle] = ControlChannel(handle, owner, device.network)
+        return OpenOutcome(NtStatus.SUCCESS, handle)
+
+    def create(
+        self,
+        network: str,
+        attributes: Bytes | None,
+        share: ShareAccess,
+        owner: object,
+        *,
+        pointer_bytes: int = 8,
+    ) -> OpenOutcome:
+        """Open what an extended-attribute list asks for. Windows: IRP_MJ_CREATE."""
+        try:
+            unknown = self._device(network).profile.unknown_attribute_status
+            request = parse_create_untrusted(attributes, pointer_bytes=pointer_bytes, unknown_status=unknown)
+        except Refused as refusal:
+            return refused_open(refusal)
+        if isinstance(request, OpenAddress):
+            return self.open_address(network, request.local, share, owner)
+        if isinstance(request, OpenControl):
+            return self.open_control(network, owner)
+        text = f"{network} carries datagrams only and has no connection endpoints"
+        return refused_open(Refused(NtStatus.INVALID_PARAMETER, text, rule="CR11"))
+
+    def _opened(self, address: AddressObject) -> OpenOutcome:
+        self._files[address.handle] = address
+        return OpenOutcome(NtStatus.SUCCESS, address.handle, local=address.local)
+
+    def _new_file(self, network: str) -> tuple[Device, int]:
+        """The device a new file is for, and its handle."""
+        device = self._device(network)
+        if len(self._files) >= self._profile.max_open_files:
+            text = f"this machine has {self._profile.max_open_files} open files, which is its limit: close some first"
+            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text, rule="CR13")
+        self._last_handle += 1
+        return device, self._last_handle
+
+    def _device(self, network: str) -> Device:
+        device = self._devices.get(UDP_NETWORK if network == UDP_DEVICE_NAME else network)
+        if device is None:
+            known = ", ".join(sorted(self._devices))
+            raise Refused(
+                NtStatus.OBJECT_NAME_NOT_FOUND, f"machine {self.machine} has no network {network!r}; it has {known}"
+            )
+        return device
+
+    def _file(self, handle: int) -> AddressObject | ControlChannel:
+        file = self._files.get(handle)
+        if file is None:
+            raise Refused(NtStatus.INVALID_HANDLE, f"handle {handle} is not open on machine {self.machine}")
+        return file
+
+    def owner_of(self, handle: int) -> object:
+        """Whoever opened a handle; Refused for one that is not open."""
+        return self._file(handle).owner
+
+    # Requests.
+
+    def send_datagram(self, irp: Irp, now: float) -> list[Effect]:
+        """Submit a TDI_SEND_DATAGRAM. Without a Complete for it among the effects it is pending (P2, S36)."""
+        if irp.state is not IrpState.NEW:
+            raise Misuse(f"a request that is {irp.state.value} cannot be submitted")
+        try:
+            address = self._address_to_send_from(irp)
+        except Refused as refusal:
+            return [irp.refuse(refusal)]
+        return self._devices[address.network].send(address, irp, now)
+
+    def _address_to_send_from(self, irp: Irp) -> AddressObject:
+        """The first checks of a send: is it still wanted, is it one, and does its file take it (S37, S1, S2, S41)."""
+        if irp.cancelled:
+            raise Refused(NtStatus.CANCELLED, "cancelled before it was submitted", rule="S37")
+        if irp.major != MajorFunction.INTERNAL_DEVICE_CONTROL or irp.minor != MinorFunction.SEND_DATAGRAM:
+            text = f"major 0x{irp.major:02X} minor 0x{irp.minor:02X} is not a datagram send: that is 0x0F, 0x09"
+            raise Refused(NtStatus.INVALID_DEVICE_REQUEST, text, rule="S1")
+        file = self._file(irp.handle)
+        profile = self._devices[file.network].profile
+        if not isinstance(file, AddressObject):
+            text = f"handle {irp.handle} is a {file.kind.name.lower()} file: datagrams are sent from an address object"
+            raise Refused(profile.wrong_file_status, text, rule="S2")
+        if file.closing:
+            raise Refused(
+                profile.after_cleanup_status, f"{file.local} has been cleaned up and sends no more", rule="S41"
+            )
+        return file
+
+    def cancel(self, irp: Irp) -> list[Effect]:
+        """The client wants a request back. Windows: IoCancelIrp.
+
+        Waiting: it completes with CANCELLED. Not submitted yet: it will, when it is. Over: nothing happens.
+        """
+        irp.cancelled = True
+        if irp.state is not IrpState.PENDING:
+            return []
+        return [effect for device in self._devices.values() for effect in device.cancel(irp)]
+
+    def query(self, handle: int, query_type: int, buffer_bytes: int | None) -> QueryResult:
+        """Answer a TDI_QUERY_INFORMATION into a buffer of that many bytes (None: no buffer).
+
+        It completes at once (Q1).
+        """
+        try:
+            file = self._file(handle)
+        except Refused as refusal:
+            return QueryResult(refusal.status, 0, b"", refusal.message)
+        return answer(self._devices[file.network], file, query_type, buffer_bytes)
+
+    # The real sockets.
+
+    def next_transmit(self, key: int) -> QueuedSend | None:
+        """What to try next on a socket: its ``data``, ``destination`` and ``token``. None when nothing waits."""
+        return self._udp.next_transmit(key)
+
+    def transmitted(self, key: int, token: int, status: NtStatus, message: str = "") -> list[Effect]:
+        """What became of it: SUCCESS, or the status the host's error stands for.
+
+        A socket without room answers nothing.
+        """
+        return self._udp.transmitted(key, token, status, message)
+
+    def datagram_arrived(self, key: int, source: SocketAddress, destination: str | None, data: bytes) -> list[Effect]:
+        """A socket received ``data``; ``destination`` is the host it was sent to, None (the bound one) where unknown."""
+        return self._udp.arrived(key, source, destination, data)
+
+    # Time.
+
+    def next_deadline(self) -> float | None:
+        """When ``expire`` must be called, unless something else happens before; None while nothing waits."""
+        return min(
+            (at for device in self._devices.values() if (at := device.queues.next_deadline()) is not None), default=None
+        )
+
+    def expire(self, now: float) -> list[Effect]:
+        """End every send that waited too long (S31 to S33)."""
+        return [effect for device in self._devices.values() for effect in device.expire(now)]
+
+    # Ending.
+
+    def cleanup(self, handle: int, now: float) -> list[Effect]:
+        """The last use of a handle is over: its requests end, it gets nothing more. Windows: IRP_MJ_CLEANUP.
+
+        Refused with INVALID_HANDLE for one that is not open, or cleaned up already. Close it after its CleanupComplete.
+        """
+        file = self._file(handle)
+        if file.closing:
+            raise Refused(NtStatus.INVALID_HANDLE, f"handle {handle} has been cleaned up already", rule="CL1")
+        return self._cleanup(file, now, at_once=False)
+
+    def _cleanup(self, file: AddressObject | ControlChannel, now: float, *, at_once: bool) -> list[Effect]:
+        if isinstance(file, AddressObject):
+            return self._devices[file.network].cleanup(file, now, at_once=at_once)
+        file.closing = True
+        return [CleanupComplete(file.handle)]
+
+    def close(self, handle: int) -> list[Effect]:
+        """Free a handle that was cleaned up. Windows.
+
+        IRP_MJ_CLOSE. Misuse when its CleanupComplete has not been given.
+        """
+        file = self._file(handle)
+        if not file.closing or (isinstance(file, AddressObject) and file.queue):
+            raise Misuse(f"handle {handle} is closed before its cleanup is complete")
+        del self._files[handle]
+        return self._devices[file.network].release(file) if isinstance(file, AddressObject) else []
+
+    def close_owner(self, owner: object, now: float) -> list[Effect]:
+        """Clean up and close everything an owner has left.
+
+        Its waiting sends are cancelled, whatever the profile says.
+        """
+        return self._close_files([file for file in self._files.values() if file.owner == owner], now)
+
+    def shutdown(self, now: float) -> list[Effect]:
+        """Clean up and close everything: the machine ends. Its segments can be detached after this."""
+        return self._close_files(list(self._files.values()), now)
+
+    def _close_files(self, files: list[AddressObject | ControlChannel], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for file in files:
+            if not file.closing or (isinstance(file, AddressObject) and file.queue):
+                effects += self._cleanup(file, now, at_once=True)
+            effects += self.close(file.handle)
+        return effects

@@ -1,0 +1,194 @@
+"""The UDP device: address objects over real sockets, which somebody else opens, reads and writes.
+
+Behind each local address and port stands one real socket, however many address objects are open there: sockets that
+share a port would not share its datagrams, and address objects do (R2). An open that needs a new socket asks for it and
+is pending until the answer comes; the answer must come before any other call.
+
+What a machine may reach is part of what it is made with, the loopback by default. Everything else is refused with a
+status. A wildcard open is bound to the first of the machine's own addresses of its family, unless the wildcard itself
+is among them; it still reports the wildcard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+
+from emulator.status import Misuse, NtStatus, Refused
+from emulator.tdi.address import AddressObject
+from emulator.tdi.constants import ShareAccess
+from emulator.tdi.device import Device
+from emulator.tdi.effects import BindSocket, CloseSocket, Effect, Transmit
+from emulator.tdi.profile import ProviderProfile
+from emulator.tdi.queues import QueuedSend, SendPath
+from emulator.tdi.structures import HostFacts, SocketAddress, canonical_untrusted, host_facts_untrusted
+
+UDP_NETWORK = "udp"
+UDP_DEVICE_NAME = "\\Device\\Udp"
+
+LOOPBACK_ADDRESSES = ("127.0.0.1", "::1")
+LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+BROADCAST_HOSTS = frozenset({"255.255.255.255", "127.255.255.255"})
+"""The broadcast addresses known without asking an interface."""
+
+
+class _Socket:
+    """One real socket: where it is bound, and the address objects that send through it."""
+
+    __slots__ = ("bound", "path", "users")
+
+    def __init__(self, key: int, bound: SocketAddress) -> None:
+        self.bound = bound
+        self.path = SendPath(key)
+        self.users = 0
+
+
+class UdpDevice(Device):
+    """``\\Device\\Udp`` of one machine."""
+
+    def __init__(
+        self,
+        machine: str,
+        profile: ProviderProfile,
+        local_addresses: Sequence[str] = LOOPBACK_ADDRESSES,
+        reachable_networks: Sequence[str] = LOOPBACK_NETWORKS,
+        start_filetime: int = 0,
+    ) -> None:
+        super().__init__(machine, UDP_NETWORK, profile, start_filetime)
+        self._locals = tuple(host_facts_untrusted(host) for host in local_addresses)
+        self._networks = tuple(ip_network(network) for network in reachable_networks)
+        self._reaches = lru_cache(maxsize=1_024)(self._compute_reaches)
+        self._sockets: dict[int, _Socket] = {}
+        self._by_bound: dict[SocketAddress, int] = {}
+        self._pending: tuple[_Socket, AddressObject] | None = None
+        self._last_key = 0
+
+    def _compute_reaches(self, host: str) -> bool:
+        address = ip_address(host)
+        return any(address in network for network in self._networks)
+
+    # Opening and closing.
+
+    def open(
+        self, handle: int, owner: object, local: SocketAddress, share: ShareAccess
+    ) -> tuple[AddressObject, tuple[Effect, ...]]:
+        """With a BindSocket for the first object on a socket, at once for any further one."""
+        if self._pending is not None:
+            raise Misuse("the last BindSocket has not been answered with socket_bound or socket_failed yet")
+        wanted = host_facts_untrusted(local.host)
+        host = self._host_to_bind(wanted)
+        _, broadcast = self.check_open(local, share, allowed=host is not None)
+        assert host is not None, "check_open refuses what is not allowed"
+        address = AddressObject(handle, owner, self.network, local, shared=share.is_shared, is_broadcast=broadcast)
+        bound = SocketAddress(host, local.port)
+        key = self._by_bound.get(bound)
+        if key is not None:
+            self._join(self._sockets[key], address)
+            return address, ()
+        self._last_key += 1
+        self._pending = _Socket(self._last_key, bound), address
+        return address, (BindSocket(self._last_key, bound),)
+
+    def _host_to_bind(self, wanted: HostFacts) -> str | None:
+        """The real address for a wanted one; None when this machine may not have it."""
+        if any(own.text == wanted.text for own in self._locals):
+            return wanted.text
+        if wanted.is_wildcard:
+            return next((own.text for own in self._locals if own.version == wanted.version), None)
+        return None
+
+    def _join(self, socket: _Socket, address: AddressObject) -> None:
+        socket.users += 1
+        address.path_key = socket.path.key
+        self.table.add(address)
+
+    def _answered(self, key: int) -> tuple[_Socket, AddressObject]:
+        pending = self._pending
+        if pending is None or pending[0].path.key != key:
+            raise Misuse(f"no BindSocket with key {key} is waiting for an answer")
+        self._pending = None
+        return pending
+
+    def socket_bound(self, key: int, actual: SocketAddress) -> AddressObject:
+        """The socket exists, and with it the address object; ``actual`` has the port it really got (CR7)."""
+        actual = canonical_untrusted(actual)
+        socket, address = self._answered(key)
+        socket.bound = actual
+        address.local = SocketAddress(address.local.host, actual.port)
+        self._sockets[key] = socket
+        self._by_bound[actual] = key
+        self._join(socket, address)
+        return address
+
+    def socket_failed(self, key: int, status: NtStatus, message: str) -> Refused:
+        """There will be no socket; the open is refused with the status the host's error stands for."""
+        _, address = self._answered(key)
+        return Refused(status, f"{address.local} could not be bound: {message}", rule="CR8")
+
+    def release(self, address: AddressObject) -> list[Effect]:
+        """The socket goes with its last address object."""
+        self.table.remove(address)
+        key = address.path_key
+        socket = self._sockets[key]
+        socket.users -= 1
+        if socket.users:
+            return []
+        del self._sockets[key]
+        del self._by_bound[socket.bound]
+        return [CloseSocket(key)]
+
+    # Sending and receiving.
+
+    def _path(self, address: AddressObject) -> SendPath:
+        return self._sockets[address.path_key].path
+
+    def _kick(self, path: SendPath, now: float) -> list[Effect]:
+        return [Transmit(path.key)]
+
+    def _check_route(self, facts: HostFacts) -> None:
+        if not self._reaches(facts.text):
+            allowed = ", ".join(str(network) for network in self._networks) or "none"
+            text = f"{facts.text} is not in a network this machine may reach ({allowed})"
+            raise Refused(self.profile.unreachable_status, text, rule="S22")
+
+    def next_transmit(self, key: int) -> QueuedSend | None:
+        """What shall be sent next on a socket.
+
+        Asking twice gives the same, until it is answered, cancelled or expired.
+        """
+        socket = self._sockets.get(key)
+        return None if socket is None else self.queues.head(socket.path)
+
+    def transmitted(self, key: int, token: int, status: NtStatus, message: str) -> list[Effect]:
+        """The send that ``next_transmit`` gave was tried, with this outcome."""
+        socket = self._sockets.get(key)
+        if socket is None:
+            raise Misuse(f"there is no socket {key}")
+        return self.sent(socket.path, token, status, message)[1]
+
+    def arrived(self, key: int, source: SocketAddress, destination: str | None, data: bytes) -> list[Effect]:
+        """A socket received a datagram; ``destination`` is the address it was sent to, where the host tells."""
+        socket = self._sockets.get(key)
+        if socket is None:
+            return []
+        facts = host_facts_untrusted(socket.bound.host if destination is None else destination)
+        return self.deliveries(source, facts, socket.bound.port, data)
+
+    # What queries report.
+
+    def is_broadcast(self, host: str) -> bool:
+        """The limited broadcast and the loopback's; those of real interfaces are not known here."""
+        return host in BROADCAST_HOSTS
+
+    def network_address(self) -> SocketAddress:
+        """The first of the addresses this machine may bind."""
+        return SocketAddress(self._locals[0].text if self._locals else "0.0.0.0", 0)
+
+    def broadcast_address(self) -> SocketAddress:
+        """IPv4's limited broadcast."""
+        return SocketAddress("255.255.255.255", 0)
+
+    def data_link_address(self) -> bytes:
+        """The loopback has none: zeros."""
+        return bytes(6)
