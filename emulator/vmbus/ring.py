@@ -1,0 +1,281 @@
+"""One direction of a packet ring: a sender at one end, a receiver at the other, nothing shared but guest memory.
+
+The first page is the control page, the rest is data, used as a circle of 8-byte units:
+
+==========================  ==========  ====================================================
+word                        written by  meaning
+==========================  ==========  ====================================================
+``in``                      sender      next free offset
+``out``                     receiver    next unread offset
+``interrupt_mask``          receiver    not 0: no doorbell when the ring stops being empty
+``pending_send_size``       sender      not 0: ring me when this many bytes have become free
+``feature_bits`` bit 0      sender      the pending size counts
+==========================  ==========  ====================================================
+
+Each end keeps a private copy of the index it owns; what stands in shared memory for it is output only. The other
+index is range-checked at every read and may only move forwards. Everything is copied out once and judged in the copy.
+A violation is remembered: every later call raises ``RingCorruption`` again.
+
+Order matters: publish, then ``fence``, then look at what the peer wrote. A plain store followed by a load may be
+reordered by the processor, and a wake-up gets lost; the caller brings a fence that fits its world (``no_fence`` in one
+thread).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from emulator.status import Misuse
+from emulator.vmbus.packets import RingCorruption
+from emulator.vmbus.ring_memory import (
+    FEATURES,
+    IN,
+    MASK,
+    OUT,
+    PENDING,
+    PENDING_SIZE_WORKS,
+    RingMemory,
+    checked_index,
+    describe_bad_index,
+)
+
+Fence = Callable[[], None]
+
+_FIRST_GUESS_SHIFT = 8  # 256 bytes a packet: how much to copy out at first when only a few packets are wanted
+_LARGEST_COPY = 1 << 15
+_pack_footer = struct.Struct("<II").pack
+_unpack_lengths = struct.Struct("<HHH").unpack_from  # type, data offset, length, as the descriptor begins
+
+
+def no_fence() -> None:
+    """The fence for both ends in one thread."""
+
+
+class Sent(NamedTuple):
+    """How many packets of a batch went into the ring, in order, and whether to ring the peer's doorbell."""
+
+    written: int
+    signal: bool
+
+
+class RingSender:
+    """The sending end of one ring. Raises RingCorruption at construction when the indices are illegal."""
+
+    def __init__(self, ring: RingMemory, fence: Fence = no_fence) -> None:
+        self._ring = ring
+        self._control = ring.control
+        self._fence = fence
+        self._size = ring.byte_count
+        self._in = checked_index(ring, IN, "in")
+        self._known_free = 0  # the receiver can only have made more room since; less means it moved its index back
+        self._pending = False
+        self._problem: str | None = None
+        self.free_bytes()
+
+    def _fail(self, problem: str) -> RingCorruption:
+        self._problem = problem
+        return RingCorruption(problem)
+
+    def free_bytes(self) -> int:
+        """Bytes there is room for now, footers included. Raises RingCorruption."""
+        if self._problem:
+            raise RingCorruption(self._problem)
+        size = self._size
+        out = self._control[OUT]
+        if out >= size or out & 7:
+            raise self._fail(describe_bad_index("out", out, size))
+        free = out - self._in - 8
+        if free < 0:
+            free += size
+        if free < self._known_free:
+            raise self._fail(f"the ring's out index moved back to 0x{out:X}")
+        self._known_free = free
+        return free
+
+    def would_ever_fit(self, cost: int) -> bool:
+        """Whether a packet of ``cost`` bytes with its footer fits an empty ring. Some readers refuse the last 8."""
+        return cost <= self._size - 16
+
+    def send_batch(self, images: Sequence[bytes]) -> Sent:
+        """Write as many encoded packets as fit, in order; publish once and decide once about the doorbell (3.4).
+
+        Raises RingCorruption, or Misuse when a packet is not padded to 8 bytes.
+        """
+        free = self.free_bytes()
+        size = self._size
+        before = position = self._in
+        parts: list[bytes] = []
+        lengths = 0
+        for image in images:
+            total = len(image) + 8
+            if total > free:
+                break
+            free -= total
+            lengths |= total
+            parts += (image, _pack_footer(0, position))
+            position += total
+            if position >= size:
+                position -= size
+        if lengths & 7:
+            raise Misuse("a packet in the ring is padded to a multiple of 8 bytes")
+        if not parts:
+            return Sent(0, False)
+        self._ring.write(before, b"".join(parts))
+        control = self._control
+        self._known_free = free
+        self._in = control[IN] = position
+        self._fence()
+        # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming.
+        return Sent(len(parts) >> 1, control[MASK] == 0 and control[OUT] == before)
+
+    def block(self, needed: int) -> bool:
+        """Ask for a doorbell when ``needed`` bytes are free. True: there is room by now, try again. May raise."""
+        size = self._size
+        threshold = min((max(needed, size >> 2) + 7) & ~7, size - 8)
+        self._control[PENDING] = threshold
+        self._pending = True
+        self._fence()
+        return self.free_bytes() >= needed
+
+    def unblock(self) -> None:
+        """No packet waits for room any more."""
+        if self._pending:
+            self._control[PENDING] = 0
+            self._pending = False
+
+
+class Received(NamedTuple):
+    """What came out of the ring: encoded packets as private copies, without footers.
+
+    ``ring_bytes`` is the room they gave back, ``signal`` whether to ring the peer's doorbell, ``empty`` whether the
+    ring was seen empty behind them (``go_idle`` before sleeping on it).
+    """
+
+    images: list[bytes]
+    ring_bytes: int
+    signal: bool
+    empty: bool
+
+
+class RingReceiver:
+    """The receiving end of one ring. Raises RingCorruption at construction when the indices are illegal."""
+
+    def __init__(self, ring: RingMemory, fence: Fence = no_fence) -> None:
+        self._ring = ring
+        self._control = ring.control
+        self._fence = fence
+        self._size = ring.byte_count
+        self._out = checked_index(ring, OUT, "out")
+        self._known_used = 0  # seen and not yet consumed; the sender can only have added to it
+        self._masked = self._control[MASK] != 0
+        self._problem: str | None = None
+        self._used_bytes()
+
+    def _fail(self, problem: str) -> RingCorruption:
+        self._problem = problem
+        return RingCorruption(problem)
+
+    def _used_bytes(self) -> int:
+        if self._problem:
+            raise RingCorruption(self._problem)
+        index = self._control[IN]
+        if index >= self._size or index & 7:
+            raise self._fail(describe_bad_index("in", index, self._size))
+        used = index - self._out
+        if used < 0:
+            used += self._size
+        if used < self._known_used:
+            raise self._fail(f"the ring's in index moved back to 0x{index:X}")
+        self._known_used = used
+        return used
+
+    @property
+    def peer_honours_pending_size(self) -> bool:
+        """Whether the peer rings when a blocked sender of ours has room; if not, such a sender must poll (3.1)."""
+        return bool(self._control[FEATURES] & PENDING_SIZE_WORKS)
+
+    def receive_batch(self, max_packets: int, max_bytes: int) -> Received:
+        """Take up to ``max_packets`` packets and ``max_bytes`` ring bytes, but one packet at least if there is one.
+
+        Good packets in front of a bad one are returned; the next call raises RingCorruption.
+        """
+        used = self._used_bytes()
+        control = self._control
+        if not self._masked:
+            if control[MASK]:
+                raise self._fail("the peer set the interrupt mask, which is not its to write")
+            if used:
+                self.mask()
+        if not used or max_packets <= 0:
+            return Received([], 0, False, not used)
+        images: list[bytes] = []
+        consumed = self._take(images, used, max_packets, max_bytes)
+        if not images:
+            raise RingCorruption(self._problem)
+        before = self._out
+        after = before + consumed
+        if after >= self._size:
+            after -= self._size
+        self._out = control[OUT] = after
+        self._known_used = used - consumed
+        self._fence()
+        signal = control[PENDING] != 0 and self._frees_a_sender(before, after)
+        return Received(images, consumed, signal, consumed == used)
+
+    def _take(self, images: list[bytes], used: int, max_packets: int, max_bytes: int) -> int:
+        """Copy packets out into ``images``; how many ring bytes they took. A violation ends it and is remembered."""
+        read = self._ring.read
+        size = self._size
+        copy = b""  # a private copy of the ring from ``start``: judged here, never looked up again in the ring
+        start = position = 0  # both count from the read index
+        while position < used and max_packets:
+            if position + 16 > start + len(copy):
+                start = position
+                length = min(used - start, max_packets << _FIRST_GUESS_SHIFT, _LARGEST_COPY)
+                copy = read((self._out + start) % size, length)
+                if length < 16:
+                    self._problem = f"{length} bytes in the ring are no packet"
+                    break
+            at = position - start
+            _, data_offset8, length8 = _unpack_lengths(copy, at)
+            total = (length8 << 3) + 8
+            if data_offset8 < 2 or length8 < data_offset8 or total > used - position:
+                where = f"payload at {data_offset8 * 8}, where the ring holds {used - position}"
+                self._problem = f"a packet of {length8 * 8} bytes, {where}"
+                break
+            if position + total > max_bytes and images:
+                break
+            image = copy[at : at + total - 8]
+            missing = total - 8 - len(image)
+            if missing:
+                image += read((self._out + position + len(image)) % size, missing)
+            images.append(image)
+            position += total
+            max_packets -= 1
+        return position
+
+    def _frees_a_sender(self, before: int, after: int) -> bool:
+        """Whether taking what lay between two read indices just gave a blocked sender the room it waits for (3.4)."""
+        control = self._control
+        pending = control[PENDING] & ~7
+        end = control[IN]
+        size = self._size
+        if not pending or not control[FEATURES] & PENDING_SIZE_WORKS or end >= size or end & 7:
+            return False
+        return (before - end - 8) % size < pending <= (after - end - 8) % size
+
+    def mask(self) -> None:
+        """No doorbells for now, we are awake."""
+        self._control[MASK] = 1
+        self._masked = True
+
+    def go_idle(self) -> bool:
+        """Ask for doorbells again; True: still empty, sleep. False: look again first. Raises RingCorruption."""
+        if self._problem:
+            raise RingCorruption(self._problem)
+        self._control[MASK] = 0
+        self._masked = False
+        self._fence()
+        return self._used_bytes() == 0

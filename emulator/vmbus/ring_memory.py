@@ -1,0 +1,145 @@
+"""Where a ring lives in guest memory: the words of its control page, and a data area that wraps.
+
+This is all of guest memory that ring code ever sees. The data pages may lie in any order, and one page may even be used
+twice; neighbouring pages are used as one slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from emulator.memory import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, GuestMemory
+from emulator.status import Misuse
+from emulator.vmbus.packets import RingCorruption
+
+IN, OUT, MASK, PENDING, FEATURES = 0, 1, 2, 3, 16  # indices of 32-bit words in the control page
+PENDING_SIZE_WORKS = 1  # bit 0 of the feature word
+
+
+class ControlWords(Protocol):
+    """The control page as 32-bit words; each access must be a single one."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class RingMemory:
+    """Where one ring lives: the words of its control page, and a data area that wraps. Made by ``over``."""
+
+    def __init__(self, control: ControlWords, data: memoryview, byte_count: int) -> None:
+        self.control = control
+        self.byte_count = byte_count
+        self._data = data
+
+    @staticmethod
+    def over(memory: GuestMemory, pfns: Sequence[int]) -> RingMemory:
+        """A ring in these pages of guest memory, control page first, the data pages in any order, even repeated.
+
+        Raises AddressOutsideMemory for a page that is not there, Misuse for fewer than two pages.
+        """
+        if len(pfns) < 2:
+            raise Misuse(f"a ring needs a control page and at least one data page, not {len(pfns)} in all")
+        memory.check_pages(pfns)
+        # Cast to native 32-bit words: such an access is a single aligned load or store, which struct does not promise.
+        control = memory.view(pfns[0] << PAGE_SHIFT, PAGE_SIZE).cast("I")
+        first, data_pages = pfns[1], len(pfns) - 1
+        if all(pfns[1 + index] == first + index for index in range(data_pages)):
+            data = memory.view(first << PAGE_SHIFT, data_pages << PAGE_SHIFT)
+            return RingMemory(control, data, data_pages << PAGE_SHIFT)
+        return _ScatteredRingMemory(control, [memory.view(pfn << PAGE_SHIFT, PAGE_SIZE) for pfn in pfns[1:]])
+
+    def read(self, offset: int, byte_count: int) -> bytes:
+        """A private copy of ``byte_count`` bytes from ``offset``, around the end if need be; at most the whole area."""
+        end = offset + byte_count
+        if end <= self.byte_count:
+            return bytes(self._data[offset:end])
+        return b"".join((self._data[offset:], self._data[: end - self.byte_count]))
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Copy ``data`` to ``offset``, around the end if need be."""
+        end = offset + len(data)
+        if end <= self.byte_count:
+            self._data[offset:end] = data
+            return
+        first = self.byte_count - offset
+        self._data[offset:] = data[:first]
+        self._data[: end - self.byte_count] = data[first:]
+
+    def release(self) -> None:
+        """Let go of guest memory, so that it can be unmapped; the ring can not be used any more."""
+        self._data.release()
+        if isinstance(self.control, memoryview):
+            self.control.release()
+
+
+class _ScatteredRingMemory(RingMemory):
+    """The same over data pages that do not lie side by side: one step through a page table for each page touched."""
+
+    def __init__(self, control: ControlWords, pages: list[memoryview]) -> None:
+        super().__init__(control, memoryview(b""), len(pages) << PAGE_SHIFT)
+        self._pages = pages
+
+    def read(self, offset: int, byte_count: int) -> bytes:
+        parts = []
+        while byte_count:
+            within = offset & PAGE_MASK
+            part = self._pages[offset >> PAGE_SHIFT][within : within + byte_count]
+            parts.append(part)
+            byte_count -= len(part)
+            offset += len(part)
+            if offset == self.byte_count:
+                offset = 0
+        return b"".join(parts)
+
+    def write(self, offset: int, data: bytes) -> None:
+        done = 0
+        while done < len(data):
+            within = offset & PAGE_MASK
+            run = min(PAGE_SIZE - within, len(data) - done)
+            self._pages[offset >> PAGE_SHIFT][within : within + run] = data[done : done + run]
+            done += run
+            offset += run
+            if offset == self.byte_count:
+                offset = 0
+
+    def release(self) -> None:
+        super().release()
+        for page in self._pages:
+            page.release()
+
+
+def initialise_as_guest(*rings: RingMemory) -> None:
+    """What a guest does to both rings before it opens the channel: all words zero, the pending size counts (3.1)."""
+    for ring in rings:
+        control = ring.control
+        for index in range(PAGE_SIZE // 4):
+            control[index] = 0
+        control[FEATURES] = PENDING_SIZE_WORKS
+
+
+def initialise_as_host(sending: RingMemory, receiving: RingMemory) -> None:
+    """What a host does at open (3.1). The indices stay: after a reopen or a restore they need not be 0.
+
+    Raises RingCorruption when an index of either ring is illegal.
+    """
+    for ring in (sending, receiving):
+        checked_index(ring, IN, "in")
+        checked_index(ring, OUT, "out")
+    sending.control[FEATURES] = PENDING_SIZE_WORKS
+    sending.control[PENDING] = 0
+    receiving.control[MASK] = 1
+
+
+def checked_index(ring: RingMemory, word: int, name: str) -> int:
+    """One of the two indices; raises RingCorruption when it is illegal."""
+    index = ring.control[word]
+    if index >= ring.byte_count or index & 7:
+        raise RingCorruption(describe_bad_index(name, index, ring.byte_count))
+    return index
+
+
+def describe_bad_index(name: str, index: int, byte_count: int) -> str:
+    """What to say about an illegal index."""
+    return f"the ring's {name} index is 0x{index:X}: not a multiple of 8 below 0x{byte_count:X}"
