@@ -3,18 +3,19 @@
 A machine's memory is one flat run of pages, numbered from 0. Page number = guest physical address >> 12, and pages are
 always 4,096 bytes. The same classes serve the daemon and the clients: both see one shared mapping of it.
 
-An ``Mdl`` describes a buffer as pages, an offset into the first one and a byte count; a chain of them describes a longer
-one. A ``GpaRange`` is what travels in a GPA-direct packet or a GPADL: the same three facts, already cut to size.
+An ``Mdl`` describes a buffer as pages, an offset into the first one and a byte count; a chain of them describes a
+longer one. A ``GpaRange`` is what travels in a GPA-direct packet or a GPADL: the same three facts, already cut to size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import NamedTuple
 
-from emulator.status import EmulatorError, Misuse
+from emulator.status import EmulatorError, Misuse, NtStatus, Refused
 
 PAGE_SIZE = 4096
 PAGE_SHIFT = 12
@@ -26,12 +27,15 @@ class AddressOutsideMemory(EmulatorError):
 
 
 def pages_spanned(byte_offset: int, byte_count: int) -> int:
-    """How many pages hold ``byte_count`` bytes that begin ``byte_offset`` bytes into a page. Windows: ADDRESS_AND_SIZE_TO_SPAN_PAGES."""
+    """How many pages hold ``byte_count`` bytes that begin ``byte_offset`` bytes into a page.
+
+    Windows: ADDRESS_AND_SIZE_TO_SPAN_PAGES.
+    """
     return (byte_offset + byte_count + PAGE_MASK) >> PAGE_SHIFT
 
 
 class GpaRange(NamedTuple):
-    """A run of guest memory as it travels on the wire (rule 2.7): ``byte_count`` bytes from ``byte_offset`` in the first page."""
+    """A piece of guest memory as it travels: ``byte_count`` bytes from ``byte_offset`` in the first page (rule 2.7)."""
 
     byte_count: int
     byte_offset: int
@@ -72,7 +76,8 @@ class Mdl:
         needed = pages_spanned(self.byte_offset, self.byte_count)
         if len(self.pfns) < needed:
             raise Misuse(
-                f"an MDL of {self.byte_count} bytes at offset {self.byte_offset} spans {needed} pages, but names {len(self.pfns)}"
+                f"an MDL of {self.byte_count} bytes at offset {self.byte_offset} spans {needed} pages, "
+                f"but names {len(self.pfns)}"
             )
 
     @property
@@ -126,12 +131,15 @@ class GuestMemory:
         count = self.page_count
         for pfn in pfns:
             if not 0 <= pfn < count:
-                raise AddressOutsideMemory(f"page 0x{pfn:X} is outside this machine's memory, which ends before page 0x{count:X}")
+                raise AddressOutsideMemory(
+                    f"page 0x{pfn:X} is outside this machine's memory, which ends before page 0x{count:X}"
+                )
 
     def _check_span(self, gpa: int, byte_count: int) -> None:
         if gpa < 0 or byte_count < 0 or gpa + byte_count > self.byte_count:
             raise AddressOutsideMemory(
-                f"{byte_count} bytes at address 0x{gpa:X} are outside this machine's memory of 0x{self.byte_count:X} bytes"
+                f"{byte_count} bytes at address 0x{gpa:X} are outside this machine's memory "
+                f"of 0x{self.byte_count:X} bytes"
             )
 
     def view(self, gpa: int, byte_count: int) -> memoryview:
@@ -158,6 +166,8 @@ class GuestMemory:
         start = rng.byte_offset + skip
         index, offset = start >> PAGE_SHIFT, start & PAGE_MASK
         pfns = rng.pfns
+        if left and start + left > len(pfns) << PAGE_SHIFT:
+            raise Misuse(f"{left} bytes from {skip} do not lie in the {len(pfns)} pages of a range")
         while left:
             gpa = (pfns[index] << PAGE_SHIFT) + offset
             run = min(left, PAGE_SIZE - offset)
@@ -180,3 +190,95 @@ class GuestMemory:
         for gpa, run in self.spans(rng, skip, source.nbytes):
             self.write(gpa, source[done : done + run])
             done += run
+
+
+class PageAllocator:
+    """Which pages of a machine's memory are in use, and by whom. First fit; in one piece where one is long enough.
+
+    An owner is any hashable value (a session, a channel's ring). Whatever it still holds comes back with ``release``.
+    """
+
+    def __init__(self, page_count: int, reserved: int = 1) -> None:
+        # Page 0 is never handed out: a zero page number in a client's structure is then always a mistake.
+        self._owned: dict[Hashable, set[int]] = {}
+        # Free pages as [start, end), sorted, never touching.
+        self._runs: list[tuple[int, int]] = [(reserved, page_count)] if page_count > reserved else []
+        self.free_pages = page_count - reserved
+
+    def add(self, pfns: Iterable[int]) -> None:
+        """More pages to hand out, which nobody has yet."""
+        self._give_back(sorted(pfns))
+
+    def allocate(self, owner: Hashable, count: int) -> tuple[int, ...]:
+        """``count`` page numbers for ``owner``; refused when the memory has not that many left."""
+        if count <= 0:
+            raise Refused(NtStatus.INVALID_PARAMETER, f"an allocation is at least one page, not {count}")
+        if count > self.free_pages:
+            raise Refused(
+                NtStatus.INSUFFICIENT_RESOURCES,
+                f"{count} pages were asked for, but only {self.free_pages} of this machine's memory are free; "
+                "free some, or give the machine more memory",
+            )
+        pfns = self._take(count)
+        self._owned.setdefault(owner, set()).update(pfns)
+        self.free_pages -= count
+        return pfns
+
+    def _take(self, count: int) -> tuple[int, ...]:
+        for index, (start, end) in enumerate(self._runs):
+            if end - start >= count:
+                self._runs[index : index + 1] = [(start + count, end)] if end - start > count else []
+                return tuple(range(start, start + count))
+        pfns: list[int] = []
+        emptied = 0
+        for start, end in self._runs:
+            taken = min(end - start, count - len(pfns))
+            pfns.extend(range(start, start + taken))
+            if start + taken < end:
+                self._runs[emptied] = (start + taken, end)
+                break
+            emptied += 1
+            if len(pfns) == count:
+                break
+        del self._runs[:emptied]
+        return tuple(pfns)
+
+    def free(self, owner: Hashable, pfns: Iterable[int]) -> None:
+        """Take pages back from their owner; refused, with nothing done, when one is not the owner's or named twice."""
+        pages = tuple(pfns)
+        owned = self._owned.get(owner, set())
+        if len(set(pages)) != len(pages) or not owned.issuperset(pages):
+            raise Refused(NtStatus.INVALID_PARAMETER, "only pages that were allocated here, each once, can be freed")
+        owned.difference_update(pages)
+        if not owned:
+            self._owned.pop(owner, None)
+        self._give_back(sorted(pages))
+
+    def release(self, owner: Hashable) -> tuple[int, ...]:
+        """Take back all an owner holds; returns those pages."""
+        pages = tuple(sorted(self._owned.get(owner, ())))
+        self.free(owner, pages)
+        return pages
+
+    def owned_by(self, owner: Hashable) -> int:
+        """How many pages an owner holds."""
+        return len(self._owned.get(owner, ()))
+
+    def _give_back(self, ordered: list[int]) -> None:
+        # Whole runs at a time: a session that ends gives back thousands of pages at once.
+        first = 0
+        for index, pfn in enumerate(ordered, start=1):
+            if index == len(ordered) or ordered[index] != pfn + 1:
+                self._give_back_run(ordered[first], pfn + 1)
+                first = index
+        self.free_pages += len(ordered)
+
+    def _give_back_run(self, start: int, end: int) -> None:
+        runs = self._runs
+        at = bisect_left(runs, (start, start))
+        if at < len(runs) and runs[at][0] == end:
+            end = runs.pop(at)[1]
+        if at > 0 and runs[at - 1][1] == start:
+            at -= 1
+            start = runs.pop(at)[0]
+        runs.insert(at, (start, end))

@@ -1,0 +1,180 @@
+"""The words of ``docs/wire-protocol.md``, with places for the numbers and tables that ``document`` fills in."""
+
+from __future__ import annotations
+
+CONVERSATION = """\
+# The wire protocol, version {version}
+
+<!-- Made by `python -m emulator.wire.document`; to change it, edit emulator/wire/schema.py or document.py. -->
+
+How a client, in any language, talks to `vmbusd`. Read this page from top to bottom once, then keep the
+[table of methods](#methods) open.
+
+## Connection
+
+Connect a Unix stream socket to the daemon's path. Both sides then send **MessagePack-RPC** messages, back
+to back, in both directions: a message is one MessagePack array, it ends where MessagePack says that it
+ends, and no length goes before it.
+
+| message | form |
+|---|---|
+| request | `[0, msgid, method, params]` |
+| response | `[1, msgid, error, result]` |
+| notification | `[2, method, params]` |
+
+* `method` is a method's name as a `str`; the numbers below order the table and never travel.
+* `params` and `result` are arrays, with exactly the values the method's section lists, in that order. A
+  result without values is `[]`. There are no maps and no optional trailing values; nil stands only where
+  the type says so.
+* `msgid` is the sender's choice, 0 to 4,294,967,295, unused among its unanswered requests. Responses come
+  in any order.
+* A good response has nil as `error`; a failed one has `[status, message]` there (an NTSTATUS as an unsigned
+  integer, and a sentence for people, at most 1,024 characters) and nil as `result`.
+* A notification is never answered.
+
+**Hello first.** A client's first message is the request `hello`, sent once. It names the lowest and the
+highest protocol version the client speaks; the daemon chooses one or ends the session. Nothing else may be
+sent before it, though there is no need to wait for its response. A client that says no hello, or leaves a
+frame unfinished, is dropped after a while (10 seconds each, unless configured).
+
+**Ping.** Either side may send `ping`; answer it with `[]`.
+
+**Cancel.** `cancel` names the msgid of an own request and asks for its early end. The request still gets
+exactly one response: the error {cancelled}, or its result if that was
+quicker. A cancel for a request that has just been answered is no mistake, and changes nothing.
+
+**Goodbye.** When the daemon ends a session it sends the notification `goodbye` with a status and the
+reason, if the socket takes it, and closes. A client that wants to leave closes its socket; whatever it held
+is then closed, freed and completed at its peers.
+
+## Limits of a frame
+
+| limit | value |
+|---|---|
+| bytes of one message | {frame_bytes:,} |
+| MessagePack elements in one message (each array, and each value in it, is one) | {elements} |
+| arrays inside each other, the message itself included | {depth} |
+| unanswered requests of one client | as `hello` answers |
+
+They hold in both directions, together with the limits of each field. The daemon checks them before it has
+all of a message, so a length that is too large is refused at once. Ext types are not part of the protocol,
+nor are timestamps; a `str` is valid UTF-8; `bin` and `str` are different types and cannot stand for each
+other. Integers may use any width.
+
+## Mistakes
+
+A request with a method that does not exist, is a notification, or is for the other side to send, gets the
+error {not_implemented}. One with wrong arguments gets
+{invalid_parameter}, one beyond the limit of unanswered requests
+{insufficient}. The session goes on.
+
+These break the protocol and end the session: bytes that are not such a message; a frame beyond its limits;
+anything before `hello`, or a second one; a notification that does not exist, is for the other side to send,
+or has wrong arguments; a response nobody waits for; a msgid used again before its answer; a number this
+session was never given (except a machine's, which is refused); a packet or datagram sent without a window;
+a descriptor passed to the daemon.
+
+## Identifiers
+
+Machines, offers, channels and addresses are named by numbers that belong to one session. The daemon counts
+each kind up from 1 and never gives a number out twice. So a message about something that has just gone is
+seen to be late: late notifications and late closes are ignored, and other late requests are refused with a
+status. The same holds for the client: it must expect and drop what is still on its way for a channel or an
+address it has closed.
+
+## Memory and the descriptor
+
+With `map_memory` true, `machine.attach` hands over a descriptor of the machine's memory, and says so with
+`descriptors` = 1. The descriptor travels as SCM_RIGHTS, attached to the first byte of that response.
+Therefore:
+
+* receive with `recvmsg`, always with room for a descriptor and with MSG_CMSG_CLOEXEC; a plain `recv` loses
+  it silently;
+* one `recvmsg` may return earlier messages together with the descriptor: keep what comes in a queue, and
+  give the oldest to the response that announces one, which is complete no sooner than the descriptor is
+  there;
+* close descriptors that no response announced, and close the connection.
+
+Map it shared, readable and writable, `memory_bytes` long. A byte's guest physical address is its offset;
+pages have 4,096 bytes, and a page number is an address divided by that. The file is sealed and cannot be
+resized. A client that cannot map uses `memory.read` and `memory.write`. Never pass descriptors to the
+daemon.
+
+## Windows
+
+For each channel and each address, in each direction, the receiver grants a window: so many packets and so
+many bytes that may be on the way. The first grant is in the method that opens it; later ones come as
+`channel.window` and `address.window` and add to what is left.
+
+> **While both counts are above zero, one more may be sent, whatever its size.** Sending takes 1 from the
+> packets and the packet's cost from the bytes, which may fall below zero.
+
+{cost_table}
+
+Completions, cancels and closes cost nothing. Whoever returns room may collect it, but must return it no
+later than when half of the packets or half of the bytes of the first grant are due; then neither side ever
+waits for the other. A client that grants 0 gets nothing. A client that sends without a window breaks the
+protocol: it has to queue.
+"""
+
+RUNS = """\
+## Runs
+
+Many things of one kind travel as one `bin`, back to back with nothing between them. All integers are
+little-endian, unless a table says otherwise.
+
+### Page numbers
+
+A u64 for each page.
+
+### MDL chain
+
+One after the other, in the order of the chain; at most {mdls}. An empty run is NULL.
+
+{mdl_table}
+
+The pages have to hold `byte_offset` + `byte_count` bytes.
+
+### Packets
+
+As they stand in a ring, without the 8-byte footer. The descriptor says how long a packet is.
+
+{packet_table}
+
+From byte 16 on, types 7 and 9 have their list of ranges; the payload begins at 8 times `data_offset8`, and
+is padded with zeros to a multiple of 8 bytes, so a receiver cannot see where in the last 8 it ended. On a
+named-pipe channel the payload begins with two u32, the number 1 and the exact length of what follows them.
+
+{kind_table}
+
+A delivered packet with external data names pages of the machine's memory: read and write them there, until
+the packet is completed. `packet.send_run` takes type 6 without flags only.
+
+Packets have no numbers in the run: `channel.packets` gives the handle of the first, and each next has the
+next handle. Complete or fail each one exactly once, in any order, whether its flags ask for a completion or
+not.
+
+### Datagrams
+
+{datagram_table}
+
+The address is a TRANSPORT_ADDRESS, the sender's, with one entry:
+
+{address_table}
+
+An IPv6 entry has address_length 26 and address_type 23, and then port u16 and flow u32 in network order, 16
+bytes of address, scope u32 little-endian: 34 bytes in all.
+
+## Values
+
+* A GUID is 16 bytes as Windows stores it: its first three groups little-endian, the rest in order of writing.
+* `flags` of the two sends: 0x1 WAIT_FOR_COMPLETION, 0x2 FORCE_MDL_LENGTH, 0x4 PAGED_BUFFER.
+* A status is an NTSTATUS; its top two bits are 0 success, 1 information, 2 warning, 3 error.
+"""
+
+EXAMPLE = """\
+## Worked example
+
+A client that calls itself `example` says hello; the daemon answers. Then the client grants 16 more packets
+and 65,536 more bytes on channel 3.
+"""

@@ -1,0 +1,242 @@
+"""The numbered table of methods: what clients and the daemon may say to each other.
+
+MessagePack-RPC, as its specification has it: a request is ``[0, msgid, method, params]``, a response
+``[1, msgid, error, result]``, a notification ``[2, method, params]``. Params and results are arrays in the order given
+here. An error is ``[status, message]``: an NTSTATUS and a sentence.
+
+Identifiers of machines, offers, channels and addresses belong to one session: the daemon gives them out, counting up,
+and never gives one out twice. So a late message about something that has just gone is recognised as late, and no
+session can name what belongs to another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from emulator.wire.fields import Binary, Field, Flag, Maybe, Text, Unsigned
+
+PROTOCOL_VERSION = 1
+
+U8, U16, U32, U64 = Unsigned(8), Unsigned(16), Unsigned(32), Unsigned(64)
+BOOL = Flag()
+NAME = Text(64)
+SENTENCE = Text(1024)
+HOST = Text(64)
+GUID = Binary(16, exactly=True)
+PFNS = Binary(65536 * 8, unit=8)
+PAYLOAD = Binary(65535 * 8)
+DATAGRAM = Binary(65535)
+CHUNK = Binary(256 * 1024)
+RUN = Binary(1024 * 1024)
+MDL_CHAIN = Binary(600 * 1024, unit=8)
+DOCUMENT = Text(1024 * 1024)
+
+
+class Direction(Enum):
+    """Who may send a method."""
+
+    TO_DAEMON = "client → daemon"
+    TO_CLIENT = "daemon → client"
+    BOTH = "both ways"
+
+
+class Kind(Enum):
+    """Whether it is answered."""
+
+    REQUEST = "request"
+    NOTIFICATION = "notification"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Method:
+    """One row of the table."""
+
+    number: int
+    name: str
+    direction: Direction
+    kind: Kind
+    params: tuple[Field, ...]
+    result: tuple[Field, ...]
+    meaning: str
+
+
+def _row(
+    number: int,
+    name: str,
+    direction: Direction,
+    params: tuple[Field, ...],
+    result: tuple[Field, ...] | None,
+    meaning: str,
+) -> Method:
+    kind = Kind.NOTIFICATION if result is None else Kind.REQUEST
+    return Method(number, name, direction, kind, params, result or (), meaning)
+
+
+_IN, _OUT, _BOTH = Direction.TO_DAEMON, Direction.TO_CLIENT, Direction.BOTH
+
+_MACHINE = Field("machine", U32, "the machine, as `machine.attach` numbered it")
+_CHANNEL = Field("channel", U32, "the open channel")
+_ADDRESS = Field("address", U32, "the address object")
+_PACKETS = Field("packets", U32, "packets more")
+_BYTES = Field("bytes", U64, "bytes more")
+_GRANT = (
+    Field("window_packets", U32, "packets the receiver of this may send at once"),
+    Field("window_bytes", U64, "bytes the receiver of this may send at once"),
+)
+_STATUS = Field("status", U32, "NTSTATUS")
+_FLAGS = Field("flags", U32, "VMBUS_CHANNEL_FORMAT_FLAG_* bits")
+_BUFFER = Field("buffer", PAYLOAD, "the bytes that travel in the ring")
+_CHAIN = Field("mdl", MDL_CHAIN, "the MDL chain as a run (below); empty means NULL")
+_COMPLETION = (_STATUS, Field("payload", PAYLOAD, "the completion's bytes; empty without WAIT_FOR_COMPLETION"))
+_IO_STATUS = (
+    _STATUS,
+    Field("information", U64, "bytes moved, as IO_STATUS_BLOCK has it"),
+    Field("message", SENTENCE, "why, in words; empty on success"),
+)
+
+# fmt: off
+HELLO = _row(1, "hello", _IN, (
+    Field("lowest", U32, "lowest protocol version the client speaks"),
+    Field("highest", U32, "highest protocol version the client speaks"),
+    Field("client", NAME, "a name for logs and listings"),
+), (
+    Field("version", U32, "the version chosen"),
+    Field("daemon", NAME, "the daemon's own version"),
+    Field("session", U32, "this session's number"),
+    Field("frame_bytes", U32, "largest frame either side may send"),
+    Field("frame_elements", U32, "most MessagePack elements in one frame"),
+    Field("outstanding", U32, "most requests a client may have unanswered"),
+), "First of all, once. Anything else before it, or a second one, ends the session.")
+PING = _row(2, "ping", _BOTH, (), (), "Answered at once.")
+CANCEL = _row(3, "cancel", _BOTH, (Field("msgid", U32, "the request to give up"),), None,
+    "Ask for a request's early end. It still gets its one response: CANCELLED, or its result if that came first.")
+GOODBYE = _row(4, "goodbye", _OUT, (_STATUS, Field("reason", SENTENCE, "what ended the session")), None,
+    "The daemon is about to close this connection, and why.")
+DAEMON_INSPECT = _row(5, "daemon.inspect", _IN, (
+    Field("what", NAME, "`machines` or `channels`"),
+    Field("machine", Maybe(NAME), "only this machine's"),
+    Field("after", U32, "how many entries to skip, for paging"),
+), (
+    Field("document", DOCUMENT, "a JSON array of objects"),
+    Field("more", BOOL, "whether entries are left"),
+), "What the daemon holds, as JSON.")
+
+MACHINE_ATTACH = _row(10, "machine.attach", _IN, (
+    Field("name", NAME, "the machine's name"),
+    Field("map_memory", BOOL, "whether to hand over a descriptor of its memory"),
+), (
+    Field("machine", U32, "its number in this session"),
+    Field("memory_bytes", U64, "size of its memory"),
+    Field("descriptors", U8, "how many descriptors came with this response: the memory's, or none"),
+), "Begin to act on a machine. The descriptor is a sealed memfd, passed with SCM_RIGHTS.")
+MEMORY_ALLOCATE = _row(11, "memory.allocate", _IN, (_MACHINE, Field("pages", U32, "how many")), (
+    Field("pfns", PFNS, "their page numbers, u64 little-endian each"),
+), "Zeroed pages of guest memory, freed with the session at the latest.")
+MEMORY_FREE = _row(12, "memory.free", _IN, (_MACHINE, Field("pfns", PFNS, "as allocated, or part of it")), (),
+    "Give pages back.")
+MEMORY_READ = _row(13, "memory.read", _IN, (
+    _MACHINE, Field("address", U64, "guest physical address"), Field("length", U32, "bytes, at most 262,144"),
+), (Field("data", CHUNK, "the bytes"),), "For clients that cannot map memory.")
+MEMORY_WRITE = _row(14, "memory.write", _IN, (
+    _MACHINE, Field("address", U64, "guest physical address"), Field("data", CHUNK, "the bytes"),
+), (), "For clients that cannot map memory.")
+
+CHANNEL_OFFER = _row(20, "channel.offer", _IN, (
+    _MACHINE,
+    Field("interface", GUID, "interface (class) id, little-endian GUID bytes"),
+    Field("instance", Maybe(GUID), "instance id; the daemon makes one for nil"),
+    Field("pipe", BOOL, "named-pipe mode: packets carry the pipe header, and exact lengths"),
+    *_GRANT,
+), (
+    Field("offer", U32, "its number in this session"),
+    Field("instance", GUID, "its instance id"),
+), "Offer a channel on a machine, as its host. The grant is what may be delivered at each opening.")
+OFFER_RESCIND = _row(21, "offer.rescind", _IN, (Field("offer", U32, "the offer"),), (),
+    "Take an offer back; its open channel closes.")
+CHANNEL_OPEN = _row(22, "channel.open", _IN, (
+    _MACHINE,
+    Field("interface", GUID, "interface id to look for"),
+    Field("instance", Maybe(GUID), "one instance, or any for nil"),
+    Field("wait", BOOL, "wait for the offer; otherwise its absence is a refusal"),
+    Field("send_pages", U32, "data pages of the guest-to-host ring; 0 for the default"),
+    Field("receive_pages", U32, "data pages of the host-to-guest ring; 0 for the default"),
+    *_GRANT,
+), (
+    Field("channel", U32, "its number in this session"),
+    Field("instance", GUID, "the instance that was opened"),
+    Field("pipe", BOOL, "named-pipe mode"),
+    *_GRANT,
+), "Open an offered channel, as its guest.")
+CHANNEL_CLOSE = _row(23, "channel.close", _IN, (_CHANNEL,), (),
+    "Close an open channel, from either side. The host's offer stands.")
+CHANNEL_OPENED = _row(24, "channel.opened", _OUT, (
+    Field("offer", U32, "the offer that was opened"), _CHANNEL, *_GRANT,
+), None, "A guest opened the host's offer; each opening is a channel of its own.")
+CHANNEL_CLOSED = _row(25, "channel.closed", _OUT, (
+    _CHANNEL, _STATUS, Field("reason", SENTENCE, "who closed it, and why"),
+), None, "A channel is gone; what was outstanding on it has been completed.")
+CHANNEL_WINDOW = _row(26, "channel.window", _BOTH, (_CHANNEL, _PACKETS, _BYTES), None,
+    "The receiver of this may send so much more on the channel.")
+CHANNEL_PACKETS = _row(27, "channel.packets", _OUT, (
+    _CHANNEL,
+    Field("first", U64, "handle of the first packet; the others count up from it"),
+    Field("run", RUN, "packets as they stood in the ring, back to back, without footers"),
+    Field("errors", DOCUMENT, "empty, or JSON `[[handle, status, message], …]` for external data that cannot be used"),
+), None, "Packets that arrived.")
+
+PACKET_SEND = _row(30, "packet.send", _IN, (_CHANNEL, _FLAGS, _BUFFER, _CHAIN), _COMPLETION,
+    "Windows: VmbPacketSend. Answered when completed (or, without WAIT_FOR_COMPLETION, when in the ring).")
+PACKET_SEND_EXTERNAL_MDL = _row(31, "packet.send_external_mdl", _IN, (
+    _CHANNEL, _FLAGS, _BUFFER, _CHAIN,
+    Field("offset", U64, "MdlOffset: bytes from the start of the described buffer"),
+    Field("length", U64, "MdlLength: bytes to send; 0 for all from the offset"),
+), _COMPLETION, "Windows: VmbPacketSendWithExternalMdl.")
+PACKET_SEND_RUN = _row(32, "packet.send_run", _IN, (
+    _CHANNEL, Field("run", RUN, "in-band packets without completion, back to back, as they shall stand in the ring"),
+), (Field("packets", U32, "how many were written"),),
+    "Many packets in one call. Answered when all are in the ring.")
+PACKET_COMPLETE = _row(33, "packet.complete", _IN, (
+    _CHANNEL, Field("handle", U64, "the packet"), Field("payload", PAYLOAD, "the completion's bytes"),
+), None, "Windows: VmbChannelPacketComplete. Exactly once for each packet received.")
+PACKET_FAIL = _row(34, "packet.fail", _IN, (_CHANNEL, Field("handle", U64, "the packet")), None,
+    "Windows: VmbChannelPacketFail. No completion is sent, and the channel delivers nothing more.")
+
+ADDRESS_OPEN = _row(40, "address.open", _IN, (
+    _MACHINE,
+    Field("network", NAME, "`udp` for real UDP sockets, or the name of a segment"),
+    Field("host", HOST, "local IP address; 0.0.0.0 or :: for any"),
+    Field("port", U16, "local port; 0 for a free one"),
+    Field("share", BOOL, "whether others may open the same address (FILE_SHARE_READ | FILE_SHARE_WRITE)"),
+    *_GRANT,
+), (
+    Field("address", U32, "its number in this session"),
+    Field("host", HOST, "the address it is bound to"),
+    Field("port", U16, "the port it is bound to"),
+    *_GRANT,
+), "Open an address object (IRP_MJ_CREATE with a TransportAddress).")
+ADDRESS_CLOSE = _row(41, "address.close", _IN, (_ADDRESS,), (), "IRP_MJ_CLEANUP, then IRP_MJ_CLOSE.")
+ADDRESS_SEND_DATAGRAM = _row(42, "address.send_datagram", _IN, (
+    _ADDRESS, Field("host", HOST, "destination IP address"), Field("port", U16, "destination port"),
+    Field("data", DATAGRAM, "the datagram, whole"),
+), _IO_STATUS, "TDI_SEND_DATAGRAM. One response for each; it gives its packet and bytes back to the window.")
+ADDRESS_QUERY = _row(43, "address.query", _IN, (
+    _ADDRESS, Field("type", U32, "TDI_QUERY_*"), Field("length", U32, "size of the caller's buffer in bytes"),
+), (*_IO_STATUS, Field("data", CHUNK, "the structure, byte for byte")), "TDI_QUERY_INFORMATION.")
+NETWORK_QUERY = _row(44, "network.query", _IN, (
+    _MACHINE, Field("network", NAME, "`udp` or a segment"),
+    Field("type", U32, "TDI_QUERY_*"), Field("length", U32, "size of the caller's buffer in bytes"),
+), (*_IO_STATUS, Field("data", CHUNK, "the structure, byte for byte")),
+    "TDI_QUERY_INFORMATION on a control channel of the device.")
+ADDRESS_WINDOW = _row(45, "address.window", _IN, (_ADDRESS, _PACKETS, _BYTES), None,
+    "The daemon may deliver so much more for this address.")
+ADDRESS_DATAGRAMS = _row(46, "address.datagrams", _OUT, (
+    _ADDRESS, Field("run", RUN, "datagrams as a run (below)"),
+    Field("dropped", U64, "datagrams lost so far because the client was slow"),
+), None, "Datagrams that arrived.")
+# fmt: on
+
+METHODS: tuple[Method, ...] = tuple(
+    sorted((row for row in globals().values() if isinstance(row, Method)), key=lambda row: row.number)
+)
+BY_NAME: dict[str, Method] = {row.name: row for row in METHODS}
