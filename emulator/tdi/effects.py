@@ -32,7 +32,8 @@ class Complete(NamedTuple):
 class BindSocket(NamedTuple):
     """Bind a real UDP socket to ``local`` (port 0: any free one).
 
-    Answer with ``socket_bound`` or ``socket_failed`` before any other call. The socket must never share its port with another socket, allow broadcasts out, and, for IPv6, carry IPv6 only.
+    Answer with ``socket_bound`` or ``socket_failed`` before any other call. The socket must never share its port with
+    another socket, allow broadcasts out, and, for IPv6, carry IPv6 only.
     """
 
     key: int

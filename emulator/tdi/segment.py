@@ -4,8 +4,7 @@ Each machine has one ``SegmentPort``: its attachment, with its own IP address, a
 address objects live on. A send leaves its queue as soon as the segment is not stalled, completes with success (the
 medium took it, S23), and is delivered to every attached machine it is addressed to, the sender's own included (S25).
 
-    send ─▶ the object's queue ─▶ (stalled: waits) ─▶ the medium ─▶ loss, duplication ─▶ now, or in flight until
-    ``poll``
+    send ─▶ the object's queue ─▶ (stalled: waits) ─▶ the medium ─▶ loss, duplication ─▶ now, or in flight until poll
 
 With a delay, who gets a datagram is decided when it arrives: an object closed in the meantime gets nothing.
 """

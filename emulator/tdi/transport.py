@@ -237,7 +237,7 @@ class Transport:
         return self._udp.transmitted(key, token, status, message)
 
     def datagram_arrived(self, key: int, source: SocketAddress, destination: str | None, data: bytes) -> list[Effect]:
-        """A socket received ``data``; ``destination`` is the host it was sent to, None (the bound one) where unknown."""
+        """A socket received ``data``; ``destination`` is the host it was sent to, None (the bound one) if unknown."""
         return self._udp.arrived(key, source, destination, data)
 
     # Time.

@@ -1,0 +1,203 @@
+"""A workbench for the transport: one machine under test, a peer outside it, and a recorder in the shell's place.
+
+The same bench stands on either network, so that a rule both obey is one test:
+
+* ``udp``: the recorder plays the operating system's sockets. Datagrams between its own bound sockets arrive again, as
+  on a loopback; everything else is what the peer got.
+* ``lan``: a segment with a second machine on it, whose one address object is the peer.
+
+Time stands still unless a test moves ``now``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from emulator.status import NtStatus
+from emulator.tdi.constants import QueryType, ShareAccess
+from emulator.tdi.effects import (
+    BindSocket,
+    CleanupComplete,
+    CloseSocket,
+    Complete,
+    Deliver,
+    Effect,
+    Transmit,
+)
+from emulator.tdi.irp import Irp, build_send_datagram
+from emulator.tdi.profile import SEGMENT_PROVIDER, UDP_PROVIDER, Profile, SegmentProfile
+from emulator.tdi.segment import Segment
+from emulator.tdi.structures import SocketAddress, parse_transport_address_untrusted
+from emulator.tdi.transport import OpenOutcome, Transport
+
+SHARED = ShareAccess.READ | ShareAccess.WRITE
+NETWORKS = ("udp", "lan")
+ME = "vm1"
+
+
+class Bench:
+    """See the module's docstring. ``provider`` settings replace those of the network under test."""
+
+    def __init__(self, network: str, *, segment: SegmentProfile | None = None, **provider: Any) -> None:
+        self.network = network
+        self.now = 100.0
+        base = segment or SegmentProfile()
+        overrides: dict[str, Any] = dict(provider)
+        if network == "lan" and "max_datagram_bytes" in overrides:
+            base = replace(base, mtu_bytes=overrides["max_datagram_bytes"] + 28)
+        lan_provider = replace(SEGMENT_PROVIDER, **overrides) if network == "lan" else SEGMENT_PROVIDER
+        self.segment = Segment("lan", replace(base, provider_base=lan_provider), random.Random(7))
+        self.port = self.segment.attach(ME)
+        self.other_port = self.segment.attach("vm2")
+        udp = replace(UDP_PROVIDER, **provider) if network == "udp" else UDP_PROVIDER
+        self.transport = Transport(ME, Profile(udp=udp), {"lan": self.port})
+        self.completions: list[Complete] = []
+        self.deliveries: list[Deliver] = []
+        self.cleaned: list[int] = []
+        self.closed_sockets: list[int] = []
+        self.at_peer: list[tuple[SocketAddress, bytes]] = []
+        self.sockets: dict[int, SocketAddress] = {}
+        self.taken_ports: set[int] = set()
+        self.next_port = 40_000
+        self.writable = True
+        self.send_status = NtStatus.SUCCESS
+        self.other = Transport("vm2", Profile(), {"lan": self.other_port})
+        self.host = "127.0.0.1" if network == "udp" else self.port.host
+        self.peer = SocketAddress("127.0.0.1" if network == "udp" else self.other_port.host, 7_000)
+        if network == "lan":
+            assert self.other.open_address("lan", self.peer, SHARED, "peer").status is NtStatus.SUCCESS
+
+    # The shell's part.
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Complete():
+                    self.completions.append(effect)
+                case Deliver(machine="vm2"):
+                    self.at_peer.append((effect.source, effect.data))
+                case Deliver():
+                    self.deliveries.append(effect)
+                case Transmit(key):
+                    self.transmit(key)
+                case CloseSocket(key):
+                    del self.sockets[key]
+                    self.closed_sockets.append(key)
+                case CleanupComplete(handle):
+                    self.cleaned.append(handle)
+                case BindSocket():
+                    raise AssertionError("only an open asks for a socket")
+
+    def transmit(self, key: int) -> None:
+        while self.writable and (head := self.transport.next_transmit(key)) is not None:
+            source = self.sockets[key]
+            message = "as the test wants" if self.send_status.is_error else ""
+            self.perform(self.transport.transmitted(key, head.token, self.send_status, message))
+            if self.send_status is not NtStatus.SUCCESS:
+                continue
+            receivers = [other for other, bound in self.sockets.items() if bound == head.destination]
+            for other in receivers:
+                self.perform(self.transport.datagram_arrived(other, source, head.destination.host, head.data))
+            if not receivers:
+                self.at_peer.append((source, head.data))
+
+    def bind(self, effect: BindSocket) -> OpenOutcome:
+        local = effect.local
+        if local in self.sockets.values() or local.port in self.taken_ports:
+            return self.transport.socket_failed(effect.key, NtStatus.ADDRESS_ALREADY_EXISTS, "the port is in use")
+        if local.port == 0:
+            self.next_port += 1
+            local = SocketAddress(local.host, self.next_port)
+        self.sockets[effect.key] = local
+        return self.transport.socket_bound(effect.key, local)
+
+    # What a test says.
+
+    def try_open(
+        self,
+        port: int = 5_000,
+        host: str | None = None,
+        share: ShareAccess = SHARED,
+        owner: object = "client",
+    ) -> OpenOutcome:
+        local = SocketAddress(self.host if host is None else host, port)
+        return self.settle(self.transport.open_address(self.network, local, share, owner))
+
+    def settle(self, outcome: OpenOutcome) -> OpenOutcome:
+        """Give a pending open the socket it asks for."""
+        if outcome.status is not NtStatus.PENDING:
+            return outcome
+        [effect] = outcome.effects
+        assert isinstance(effect, BindSocket)
+        return self.bind(effect)
+
+    def open(
+        self, port: int = 5_000, host: str | None = None, share: ShareAccess = SHARED, owner: object = "client"
+    ) -> int:
+        outcome = self.try_open(port, host, share, owner)
+        assert outcome.status is NtStatus.SUCCESS, outcome
+        return outcome.handle
+
+    def control(self) -> int:
+        outcome = self.transport.open_control(self.network, "client")
+        assert outcome.status is NtStatus.SUCCESS
+        return outcome.handle
+
+    def submit(self, irp: Irp) -> Irp:
+        self.perform(self.transport.send_datagram(irp, self.now))
+        return irp
+
+    def send(self, handle: int, data: bytes = b"hello", destination: SocketAddress | bytes | None = None) -> Irp:
+        return self.submit(build_send_datagram(handle, self.peer if destination is None else destination, data))
+
+    def stall(self) -> None:
+        """The medium has no room."""
+        self.writable = False
+        self.segment.stall()
+
+    def resume(self) -> None:
+        """The medium has room again."""
+        self.writable = True
+        for key in list(self.sockets):
+            self.transmit(key)
+        self.perform(self.segment.resume(self.now))
+
+    def arrive(self, handle: int, data: bytes = b"in", source: SocketAddress | None = None) -> None:
+        """The peer sends a datagram to where ``handle`` is open."""
+        outcome_port = self.local(handle).port
+        if self.network == "udp":
+            for key, bound in list(self.sockets.items()):
+                if bound.port == outcome_port:
+                    self.perform(self.transport.datagram_arrived(key, source or self.peer, None, data))
+            return
+        self.perform(self.segment.carry(source or self.peer, SocketAddress(self.host, outcome_port), data, self.now))
+
+    def local(self, handle: int) -> SocketAddress:
+        """What the address says about itself."""
+        result = self.transport.query(handle, QueryType.ADDRESS_INFO, 100)
+        assert result.status is NtStatus.SUCCESS, result
+        return parse_transport_address_untrusted(result.data[4:])
+
+    def close(self, handle: int) -> None:
+        self.perform(self.transport.cleanup(handle, self.now))
+        self.perform(self.transport.close(handle))
+
+    def outcome(self, irp: Irp) -> tuple[NtStatus, int]:
+        """The one completion of a request."""
+        [complete] = [complete for complete in self.completions if complete.irp is irp]
+        assert (complete.status, complete.information) == (irp.status, irp.information)
+        assert bool(complete.message) == complete.status.is_error
+        return complete.status, complete.information
+
+    def rule(self, irp: Irp) -> str | None:
+        [complete] = [complete for complete in self.completions if complete.irp is irp]
+        return complete.rule
+
+    def heard(self, handle: int) -> list[bytes]:
+        return [deliver.data for deliver in self.deliveries if deliver.handle == handle]
+
+    def peer_heard(self) -> list[bytes]:
+        return [data for _, data in self.at_peer]
