@@ -1,7 +1,7 @@
 """The choices a channel is made with: which side, how large, and what to do where the documentation is silent.
 
 ``KmclProfile`` names every behaviour nobody documents, so that a test of a driver can try the other answer. Its
-defaults are the strict ones. ``ChannelLimits`` are the numbers a driver sets before it enables a channel, and bounds
+defaults are the strict ones. ``EndpointLimits`` are the numbers a driver sets before it enables a channel, and bounds
 that keep one channel from eating the process it lives in.
 """
 
@@ -40,7 +40,8 @@ class KmclProfile:
     closed_first_status: NtStatus = NtStatus.CANCELLED  # 4.4: the channel closed before the packet completed
     bad_ranges_status: NtStatus = NtStatus.INVALID_PARAMETER  # R7
     no_external_data_status: NtStatus = NtStatus.INVALID_PARAMETER  # R6
-    hold_unasked_packets: bool = False  # Q1: True counts packets that ask for no completion until they are completed
+    hold_unasked_packets: bool = True  # Q1: False: a packet that wants no completion is finished when delivered
+    quota_stops_completions: bool = True  # Q1, B3: False lets completions at the head of the ring out, quota or not
     raise_on_zero_quota: bool = True  # Q4: False ignores such a call
     synchronous_from_host_status: NtStatus = NtStatus.INVALID_PARAMETER  # Y2
     completion_buffer_status: NtStatus = NtStatus.INVALID_PARAMETER_7  # Y3: the size is no multiple of 8
@@ -48,7 +49,7 @@ class KmclProfile:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelLimits:
+class EndpointLimits:
     """The sizes of one channel. Every bound is checked before anything is done."""
 
     max_packet_bytes: int = 4096  # Windows: VmbChannelInitSetMaximumPacketSize; nobody publishes the default

@@ -39,10 +39,25 @@ from emulator.vmbus.ring_memory import (
     RingMemory,
     checked_index,
     describe_bad_index,
+    initialise_as_guest,
+    initialise_as_host,
 )
+
+__all__ = [
+    "Fence",
+    "Received",
+    "RingMemory",
+    "RingReceiver",
+    "RingSender",
+    "Sent",
+    "initialise_as_guest",
+    "initialise_as_host",
+    "no_fence",
+]
 
 Fence = Callable[[], None]
 
+_COMPLETION = 11
 _FIRST_GUESS_SHIFT = 8  # 256 bytes a packet: how much to copy out at first when only a few packets are wanted
 _LARGEST_COPY = 1 << 15
 _pack_footer = struct.Struct("<II").pack
@@ -67,7 +82,7 @@ class RingSender:
         self._ring = ring
         self._control = ring.control
         self._fence = fence
-        self._size = ring.byte_count
+        self._size = ring.data_bytes
         self._in = checked_index(ring, IN, "in")
         self._known_free = 0  # the receiver can only have made more room since; less means it moved its index back
         self._pending = False
@@ -96,7 +111,12 @@ class RingSender:
 
     def would_ever_fit(self, cost: int) -> bool:
         """Whether a packet of ``cost`` bytes with its footer fits an empty ring. Some readers refuse the last 8."""
-        return cost <= self._size - 16
+        return cost <= self.largest_cost
+
+    @property
+    def largest_cost(self) -> int:
+        """The most ring bytes one packet may take."""
+        return self._size - 16
 
     def send_batch(self, images: Sequence[bytes]) -> Sent:
         """Write as many encoded packets as fit, in order; publish once and decide once about the doorbell (3.4).
@@ -166,18 +186,19 @@ class RingReceiver:
         self._ring = ring
         self._control = ring.control
         self._fence = fence
-        self._size = ring.byte_count
+        self._size = ring.data_bytes
         self._out = checked_index(ring, OUT, "out")
         self._known_used = 0  # seen and not yet consumed; the sender can only have added to it
         self._masked = self._control[MASK] != 0
         self._problem: str | None = None
-        self._used_bytes()
+        self.used_bytes()
 
     def _fail(self, problem: str) -> RingCorruption:
         self._problem = problem
         return RingCorruption(problem)
 
-    def _used_bytes(self) -> int:
+    def used_bytes(self) -> int:
+        """Bytes that wait to be taken, footers included. Raises RingCorruption."""
         if self._problem:
             raise RingCorruption(self._problem)
         index = self._control[IN]
@@ -197,23 +218,27 @@ class RingReceiver:
         return bool(self._control[FEATURES] & PENDING_SIZE_WORKS)
 
     def receive_batch(self, max_packets: int, max_bytes: int) -> Received:
-        """Take up to ``max_packets`` packets and ``max_bytes`` ring bytes, but one packet at least if there is one.
+        """Take up to ``max_packets`` data packets and ``max_bytes`` of their ring bytes, in the order they stand.
 
-        Good packets in front of a bad one are returned; the next call raises RingCorruption.
+        One data packet is taken whatever its size, unless ``max_packets`` is 0. Completions do not count: nobody may
+        hold them up, and the ring bounds them. Good packets in front of a bad one are returned; the next call raises
+        RingCorruption.
         """
-        used = self._used_bytes()
+        used = self.used_bytes()
         control = self._control
         if not self._masked:
             if control[MASK]:
                 raise self._fail("the peer set the interrupt mask, which is not its to write")
             if used:
                 self.mask()
-        if not used or max_packets <= 0:
-            return Received([], 0, False, not used)
+        if not used:
+            return Received([], 0, False, True)
         images: list[bytes] = []
         consumed = self._take(images, used, max_packets, max_bytes)
         if not images:
-            raise RingCorruption(self._problem)
+            if self._problem:
+                raise RingCorruption(self._problem)
+            return Received(images, 0, False, False)
         before = self._out
         after = before + consumed
         if after >= self._size:
@@ -229,31 +254,33 @@ class RingReceiver:
         read = self._ring.read
         size = self._size
         copy = b""  # a private copy of the ring from ``start``: judged here, never looked up again in the ring
-        start = position = 0  # both count from the read index
-        while position < used and max_packets:
+        start = position = data_bytes = 0  # start and position count from the read index
+        first_guess = min((max_packets + 1) << _FIRST_GUESS_SHIFT, _LARGEST_COPY)
+        while position < used:
             if position + 16 > start + len(copy):
                 start = position
-                length = min(used - start, max_packets << _FIRST_GUESS_SHIFT, _LARGEST_COPY)
-                copy = read((self._out + start) % size, length)
-                if length < 16:
-                    self._problem = f"{length} bytes in the ring are no packet"
+                copy = read((self._out + start) % size, min(used - start, first_guess))
+                if len(copy) < 16:
+                    self._problem = f"{len(copy)} bytes in the ring are no packet"
                     break
             at = position - start
-            _, data_offset8, length8 = _unpack_lengths(copy, at)
+            type_number, data_offset8, length8 = _unpack_lengths(copy, at)
             total = (length8 << 3) + 8
             if data_offset8 < 2 or length8 < data_offset8 or total > used - position:
                 where = f"payload at {data_offset8 * 8}, where the ring holds {used - position}"
                 self._problem = f"a packet of {length8 * 8} bytes, {where}"
                 break
-            if position + total > max_bytes and images:
-                break
+            if type_number != _COMPLETION:
+                if max_packets <= 0 or (data_bytes and data_bytes + total > max_bytes):
+                    break
+                max_packets -= 1
+                data_bytes += total
             image = copy[at : at + total - 8]
             missing = total - 8 - len(image)
             if missing:
                 image += read((self._out + position + len(image)) % size, missing)
             images.append(image)
             position += total
-            max_packets -= 1
         return position
 
     def _frees_a_sender(self, before: int, after: int) -> bool:
@@ -278,4 +305,4 @@ class RingReceiver:
         self._control[MASK] = 0
         self._masked = False
         self._fence()
-        return self._used_bytes() == 0
+        return self.used_bytes() == 0

@@ -28,9 +28,9 @@ class ControlWords(Protocol):
 class RingMemory:
     """Where one ring lives: the words of its control page, and a data area that wraps. Made by ``over``."""
 
-    def __init__(self, control: ControlWords, data: memoryview, byte_count: int) -> None:
+    def __init__(self, control: ControlWords, data: memoryview, data_bytes: int) -> None:
         self.control = control
-        self.byte_count = byte_count
+        self.data_bytes = data_bytes
         self._data = data
 
     @staticmethod
@@ -53,19 +53,19 @@ class RingMemory:
     def read(self, offset: int, byte_count: int) -> bytes:
         """A private copy of ``byte_count`` bytes from ``offset``, around the end if need be; at most the whole area."""
         end = offset + byte_count
-        if end <= self.byte_count:
+        if end <= self.data_bytes:
             return bytes(self._data[offset:end])
-        return b"".join((self._data[offset:], self._data[: end - self.byte_count]))
+        return b"".join((self._data[offset:], self._data[: end - self.data_bytes]))
 
     def write(self, offset: int, data: bytes) -> None:
         """Copy ``data`` to ``offset``, around the end if need be."""
         end = offset + len(data)
-        if end <= self.byte_count:
+        if end <= self.data_bytes:
             self._data[offset:end] = data
             return
-        first = self.byte_count - offset
+        first = self.data_bytes - offset
         self._data[offset:] = data[:first]
-        self._data[: end - self.byte_count] = data[first:]
+        self._data[: end - self.data_bytes] = data[first:]
 
     def release(self) -> None:
         """Let go of guest memory, so that it can be unmapped; the ring can not be used any more."""
@@ -89,7 +89,7 @@ class _ScatteredRingMemory(RingMemory):
             parts.append(part)
             byte_count -= len(part)
             offset += len(part)
-            if offset == self.byte_count:
+            if offset == self.data_bytes:
                 offset = 0
         return b"".join(parts)
 
@@ -101,7 +101,7 @@ class _ScatteredRingMemory(RingMemory):
             self._pages[offset >> PAGE_SHIFT][within : within + run] = data[done : done + run]
             done += run
             offset += run
-            if offset == self.byte_count:
+            if offset == self.data_bytes:
                 offset = 0
 
     def release(self) -> None:
@@ -119,24 +119,24 @@ def initialise_as_guest(*rings: RingMemory) -> None:
         control[FEATURES] = PENDING_SIZE_WORKS
 
 
-def initialise_as_host(sending: RingMemory, receiving: RingMemory) -> None:
+def initialise_as_host(incoming: RingMemory, outgoing: RingMemory) -> None:
     """What a host does at open (3.1). The indices stay: after a reopen or a restore they need not be 0.
 
     Raises RingCorruption when an index of either ring is illegal.
     """
-    for ring in (sending, receiving):
+    for ring in (incoming, outgoing):
         checked_index(ring, IN, "in")
         checked_index(ring, OUT, "out")
-    sending.control[FEATURES] = PENDING_SIZE_WORKS
-    sending.control[PENDING] = 0
-    receiving.control[MASK] = 1
+    outgoing.control[FEATURES] = PENDING_SIZE_WORKS
+    outgoing.control[PENDING] = 0
+    incoming.control[MASK] = 1
 
 
 def checked_index(ring: RingMemory, word: int, name: str) -> int:
     """One of the two indices; raises RingCorruption when it is illegal."""
     index = ring.control[word]
-    if index >= ring.byte_count or index & 7:
-        raise RingCorruption(describe_bad_index(name, index, ring.byte_count))
+    if index >= ring.data_bytes or index & 7:
+        raise RingCorruption(describe_bad_index(name, index, ring.data_bytes))
     return index
 
 

@@ -1,0 +1,122 @@
+"""Packets on their way into a ring, in the order they were issued: data and completions in one line (K8, R3).
+
+While nothing waits, a packet goes straight into the ring. Once one finds no room, everything behind it waits too, and
+the ring is asked for a doorbell when there is room again; then ``flush``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+from typing import NamedTuple
+
+from emulator.status import NtStatus, Refused
+from emulator.vmbus.packets import FOOTER_BYTES
+from emulator.vmbus.profile import EndpointLimits
+from emulator.vmbus.ring import RingSender
+
+_BATCH_PACKETS = 64
+Buffer = bytes | bytearray | memoryview
+
+
+class QueuedPacket(NamedTuple):
+    """An encoded packet and whose it is.
+
+    ``transaction_id`` is the sender's number for data, 0 for a completion. ``late_buffer`` is the caller's own buffer,
+    read again when the packet is written, in the test mode of rule K4; it begins ``late_offset`` bytes into the image.
+    """
+
+    image: bytes
+    transaction_id: int
+    context: object
+    waits: bool
+    late_buffer: Buffer | None = None
+    late_offset: int = 0
+
+    def current_image(self) -> bytes:
+        """The image as it is to be written now; its length never changes."""
+        if self.late_buffer is None:
+            return self.image
+        room = len(self.image) - self.late_offset
+        return self.image[: self.late_offset] + bytes(self.late_buffer)[:room].ljust(room, b"\0")
+
+
+class SendQueue:
+    """The line in front of one ring's sending end. All calls may raise RingCorruption."""
+
+    def __init__(self, sender: RingSender, limits: EndpointLimits) -> None:
+        self._sender = sender
+        self._max_packets = limits.max_queued_packets
+        self._max_bytes = limits.max_queued_bytes
+        self._waiting: OrderedDict[int, QueuedPacket] = (
+            OrderedDict()
+        )  # by transaction id; completions by negative number
+        self._bytes = 0
+        self._completions = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, packet: QueuedPacket) -> tuple[bool, bool]:
+        """Write it, or let it wait; (written, ring the peer's doorbell).
+
+        Raises Refused for data when the line is at its bound. Completions are bounded by the packets they answer.
+        """
+        if not self._waiting:
+            sent = self._sender.send_batch((packet.image,))
+            if sent.written:
+                return True, sent.signal
+            self._append(packet)
+            if self._sender.block(len(packet.image) + FOOTER_BYTES):
+                # The peer made room in between, and may have decided against a doorbell before we asked for one.
+                return True, self.flush([])
+            return False, False
+        self._append(packet)
+        return False, False
+
+    def _append(self, packet: QueuedPacket) -> None:
+        cost = len(packet.image) + FOOTER_BYTES
+        key = packet.transaction_id
+        if key:
+            if len(self._waiting) >= self._max_packets or self._bytes + cost > self._max_bytes:
+                text = f"{len(self._waiting)} packets of {self._bytes} bytes already wait for room in the ring"
+                raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"{text}; send on when some have gone")
+        else:
+            self._completions += 1
+            key = -self._completions
+        self._waiting[key] = packet
+        self._bytes += cost
+
+    def flush(self, written: list[QueuedPacket]) -> bool:
+        """Write what fits, adding it to ``written``; whether to ring the peer's doorbell."""
+        waiting = self._waiting
+        sender = self._sender
+        signal = False
+        while waiting:
+            batch = list(islice(waiting.values(), _BATCH_PACKETS))
+            sent = sender.send_batch([packet.current_image() for packet in batch])
+            signal |= sent.signal
+            for packet in batch[: sent.written]:
+                waiting.popitem(last=False)
+                self._bytes -= len(packet.image) + FOOTER_BYTES
+                written.append(packet)
+            if sent.written < len(batch) and not sender.block(len(batch[sent.written].image) + FOOTER_BYTES):
+                return signal
+        sender.unblock()
+        return signal
+
+    def remove(self, transaction_id: int) -> QueuedPacket | None:
+        """Take a data packet back that has not been written; None when it is not waiting here."""
+        packet = self._waiting.pop(transaction_id, None) if transaction_id > 0 else None
+        if packet is not None:
+            self._bytes -= len(packet.image) + FOOTER_BYTES
+            if not self._waiting:
+                self._sender.unblock()
+        return packet
+
+    def take_all(self) -> list[QueuedPacket]:
+        """Empty the line without writing: the channel has closed."""
+        packets = list(self._waiting.values())
+        self._waiting.clear()
+        self._bytes = 0
+        return packets
