@@ -1,0 +1,32 @@
+"""The client library: attach to the daemon as guest, as host, or as TDI client.
+
+* ``connect`` (trio) and ``clients.sync.connect`` (no event loop) are the two faces; the names are the same.
+* ``clients.protocol``, ``inbox`` and ``requests`` are the pure conversation both are made of.
+"""
+
+from clients.connection import Connection, connect
+from clients.inbox import Datagram
+from clients.memory import Buffer, MachineMemory
+from clients.protocol import ConnectionLost, RequestFailed
+from clients.requests import Completion
+from clients.tdi import Address, IoStatus
+from clients.vmbus import Channel, Machine, OfferedChannel, Packet
+from emulator.vmbus.send_rules import SendFlags
+
+__all__ = [
+    "Address",
+    "Buffer",
+    "Channel",
+    "Completion",
+    "Connection",
+    "ConnectionLost",
+    "Datagram",
+    "IoStatus",
+    "Machine",
+    "MachineMemory",
+    "OfferedChannel",
+    "Packet",
+    "RequestFailed",
+    "SendFlags",
+    "connect",
+]

@@ -149,6 +149,10 @@ class Refused(EmulatorError):
         self.message = message
         self.rule = rule
 
+    @property
+    def text(self) -> str:
+        """The sentence and its rule, without the status."""
+        return f"{self.message} [{self.rule}]" if self.rule else self.message
+
     def __str__(self) -> str:
-        suffix = f" [{self.rule}]" if self.rule else ""
-        return f"{self.status}: {self.message}{suffix}"
+        return f"{self.status}: {self.text}"

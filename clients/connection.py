@@ -1,0 +1,252 @@
+"""connect(): the trio face of a connection to the daemon. One reader, one writer; calls are awaited."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from clients import requests
+from clients.memory import POOL_PAGES, MachineMemory
+from clients.protocol import Call, ClientProtocol, ConnectionLost, Post, RequestFailed
+from emulator.place import default_socket_path
+from emulator.status import PeerViolation
+from emulator.wire.runs import unpack_pfns
+from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, MEMORY_ALLOCATE, PING
+
+if TYPE_CHECKING:
+    from clients.vmbus import Machine
+
+RECEIVE_BYTES = 64 * 1024
+# The daemon passes one descriptor at a time; room for a few that came together.
+ANCILLARY_BYTES = socket.CMSG_SPACE(8 * 4)
+# Unsent bytes above which a call waits for the socket before it returns.
+OUTGOING_HIGH_BYTES = 256 * 1024
+GOODBYE_SECONDS = 1.0
+
+
+class Attached(NamedTuple):
+    """A machine as the daemon gave it."""
+
+    number: int
+    memory: MachineMemory
+
+
+def received_descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors among ancillary data."""
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
+
+
+def unreachable(path: Path, error: OSError) -> ConnectionLost:
+    """Why there is no connection, and what to do."""
+    return ConnectionLost(f"no daemon answers at {path} ({error.strerror}); start one with: vmbusd --socket {path}")
+
+
+class Connection:
+    """One connection. Made by ``connect``."""
+
+    def __init__(self, sock: socket.socket, *, map_memory: bool) -> None:
+        self.protocol = ClientProtocol()
+        self.map_memory = map_memory
+        self._sock = sock
+        self._stalled = trio.Event()
+        self._attached: dict[str, Attached] = {}
+
+    # ---- the daemon itself
+
+    async def machine(self, name: str) -> Machine:
+        """Begin to act on a machine of the daemon's."""
+        from clients.vmbus import Machine  # it is made of this module
+
+        if name not in self._attached:
+            await self._attach(name)
+        return Machine(self, name, self._attached[name])
+
+    async def _attach(self, name: str) -> None:
+        call = self.protocol.call(MACHINE_ATTACH, name, self.map_memory)
+        number, memory_bytes, _ = await self.finish(call)
+        pool: tuple[int, ...] = ()
+        try:
+            (pfns,) = await self.request(MEMORY_ALLOCATE, number, POOL_PAGES)
+            pool = unpack_pfns(pfns)
+        except RequestFailed:
+            pass  # The machine's memory is used up; whoever needs buffers is told when they ask for one.
+        self._attached[name] = Attached(number, MachineMemory(memory_bytes, call.descriptor, pool))
+
+    async def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
+        """What the daemon holds: ``machines`` or ``channels``."""
+        entries: list[dict[str, Any]] = []
+        more = True
+        while more:
+            document, more = await self.request(DAEMON_INSPECT, what, machine, len(entries))
+            entries += json.loads(document)
+        return entries
+
+    async def ping(self) -> None:
+        """Return when the daemon has answered."""
+        await self.request(PING)
+
+    # ---- calls
+
+    async def request(self, method: Any, *args: object) -> tuple[Any, ...]:
+        """Send a request and wait for its result."""
+        return await self.finish(self.protocol.call(method, *args))
+
+    async def finish(self, call: Call | Post) -> tuple[Any, ...]:
+        """Wait for the end of a call; its result, or its error raised.
+
+        Cancelled meanwhile, the call is abandoned: the daemon is asked to end it, and nothing of it is left behind.
+        """
+        self.flush()
+        try:
+            while not call.done:
+                await self.wait_for(call)
+        except trio.Cancelled:
+            if isinstance(call, Call):
+                self.protocol.abandon(call)
+                self.flush()
+            raise
+        return call.outcome()
+
+    async def wait_for(self, state: Any) -> None:
+        """Return when a call, channel, offer or address has changed."""
+        if state.waiter is None:
+            state.waiter = trio.Event()
+        await state.waiter.wait()
+
+    def flush(self) -> None:
+        """Write what the socket takes now; the writer task does the rest. Wakes whoever an error concerns."""
+        outgoing = self.protocol.outgoing
+        try:
+            while outgoing:
+                with memoryview(outgoing) as view:
+                    sent = self._sock.send(view)
+                del outgoing[:sent]
+        except BlockingIOError:
+            self._stalled.set()
+        except OSError:
+            # The reader finds the reason: the daemon may have said one before it closed.
+            outgoing.clear()
+        self._wake(self.protocol.take_touched())
+
+    async def drain(self) -> None:
+        """Wait until the socket has taken what was sent, if that is much; for callers that await nothing else."""
+        while len(self.protocol.outgoing) > OUTGOING_HIGH_BYTES and self.protocol.lost is None:
+            await trio.lowlevel.wait_writable(self._sock)
+            self.flush()
+
+    @staticmethod
+    def _wake(touched: list[Any]) -> None:
+        for each in touched:
+            waiter, each.waiter = each.waiter, None
+            if waiter is not None:
+                waiter.set()
+
+    # ---- tasks
+
+    async def read(self) -> None:
+        """The reader task."""
+        try:
+            while self.protocol.lost is None:
+                await trio.lowlevel.wait_readable(self._sock)
+                self._receive()
+        except trio.ClosedResourceError:
+            return  # closed here
+        except (ConnectionLost, PeerViolation) as error:
+            lost = (
+                error
+                if isinstance(error, ConnectionLost)
+                else ConnectionLost(f"the daemon broke the protocol: {error}")
+            )
+            self._wake(self.protocol.lose(lost))
+
+    def _receive(self) -> None:
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ConnectionLost(f"the connection to the daemon broke: {error.strerror}") from None
+        if not data:
+            raise ConnectionLost("the daemon closed the connection")
+        touched = self.protocol.receive(data, received_descriptors(ancillary))
+        for descriptor in self.protocol.take_unclaimed_descriptors():
+            os.close(descriptor)
+        self._wake(touched)
+        if self.protocol.outgoing:
+            self.flush()
+
+    async def write(self) -> None:
+        """The writer task: goes on when a full socket has drained."""
+        while True:
+            await self._stalled.wait()
+            self._stalled = trio.Event()
+            try:
+                await trio.lowlevel.wait_writable(self._sock)
+            except trio.ClosedResourceError:
+                return
+            self.flush()
+
+    async def close(self) -> None:
+        """Send what is left, as far as the daemon takes it in a second, and close."""
+        with trio.move_on_after(GOODBYE_SECONDS) as scope:
+            scope.shield = True
+            while self.protocol.outgoing and self.protocol.lost is None:
+                await trio.lowlevel.wait_writable(self._sock)
+                self.flush()
+        trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+        self._wake(self.protocol.lose(ConnectionLost("the connection has been closed here")))
+
+
+@asynccontextmanager
+async def connect(
+    path: str | os.PathLike[str] | None = None, *, name: str | None = None, map_memory: bool = True
+) -> AsyncIterator[Connection]:
+    """Attach to the daemon at a socket path, or at the default one.
+
+    ``name`` shows in listings and logs. With ``map_memory`` guest memory is mapped into this process; without, it is
+    read and written by message. Raises ConnectionLost when no daemon answers.
+    """
+    where = Path(path) if path is not None else default_socket_path()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(str(where))
+    except OSError as error:
+        sock.close()
+        raise unreachable(where, error) from None
+    sock.setblocking(False)
+    connection = Connection(sock, map_memory=map_memory)
+    async with _background(connection):
+        await connection.finish(requests.hello(connection.protocol, name or Path(sys.argv[0]).name or "python"))
+        yield connection
+
+
+@asynccontextmanager
+async def _background(connection: Connection) -> AsyncIterator[None]:
+    """The reader and writer tasks around a body. An exception of the body comes out as it is, in no group."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.read)
+        nursery.start_soon(connection.write)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 -- raised again below, out of the nursery
+            failure = error
+        finally:
+            await connection.close()
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

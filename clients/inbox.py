@@ -1,0 +1,130 @@
+"""What has arrived for a channel, an offer or an address and waits to be taken. Pure, and shared by both faces."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from emulator.memory import GpaRange
+from emulator.status import NtStatus
+from emulator.vmbus.packets import COMPLETION_REQUESTED, Packet, PacketKind
+from emulator.wire.window import ReceiveWindow, SendWindow
+
+Grant = tuple[int, int]
+
+
+class Inbox:
+    """A channel's or an address's windows, and why it is closed if it is."""
+
+    def __init__(self, number: int, sends: Grant, receives: Grant) -> None:
+        self.number = number
+        self.sends = SendWindow(*sends)
+        self.receives = ReceiveWindow(*receives)
+        self.closed: tuple[NtStatus, str] | None = None
+        self.items: deque[Any] = deque()
+        self.waiter: Any = None
+
+    def arrived(self, item: Any) -> None:
+        """Something came."""
+        self.items.append(item)
+
+    def close(self, status: NtStatus, reason: str) -> None:
+        """Nothing more comes. What came before can still be taken."""
+        if self.closed is None:
+            self.closed = status, reason
+
+
+class OfferState:
+    """A host's offer: the opening it has now, and the packets of all its openings, in order."""
+
+    def __init__(self, number: int, interface: UUID, instance: UUID, *, pipe: bool) -> None:
+        self.number = number
+        self.interface = interface
+        self.instance = instance
+        self.pipe = pipe
+        self.opening: ChannelState | None = None
+        self.openings = 0
+        self.items: deque[Any] = deque()
+        self.closed: tuple[NtStatus, str] | None = None
+        self.waiter: Any = None
+
+    def opened(self, state: ChannelState) -> None:
+        """A guest opened it."""
+        self.opening = state
+        self.openings += 1
+
+    def closed_opening(self, state: ChannelState) -> None:
+        """An opening is over; the offer stands."""
+        if self.opening is state:
+            self.opening = None
+
+    def close(self, status: NtStatus, reason: str) -> None:
+        """The offer is gone."""
+        if self.closed is None:
+            self.closed = status, reason
+
+
+class ChannelState(Inbox):
+    """An open channel, of a guest, or of a host's offer."""
+
+    def __init__(self, number: int, sends: Grant, receives: Grant, *, pipe: bool, offer: OfferState | None) -> None:
+        super().__init__(number, sends, receives)
+        self.pipe = pipe
+        self.offer = offer
+        if offer is not None:
+            self.items = offer.items
+
+
+class AddressState(Inbox):
+    """An open address object."""
+
+    def __init__(self, number: int, sends: Grant, receives: Grant) -> None:
+        super().__init__(number, sends, receives)
+        self.dropped = 0
+
+
+class Datagram(NamedTuple):
+    """A datagram that arrived: its bytes, where from, and the TDI_RECEIVE_* flags it came with."""
+
+    data: bytes
+    source: tuple[str, int]
+    flags: int
+
+
+class ReceivedPacket:
+    """A packet as it came out of the ring."""
+
+    __slots__ = ("completed", "cost", "handle", "packet", "payload", "refusal", "state")
+
+    def __init__(
+        self, state: ChannelState, handle: int, packet: Packet, cost: int, refusal: tuple[int, str] | None
+    ) -> None:
+        self.state = state
+        self.handle = handle
+        self.packet = packet
+        self.cost = cost
+        self.refusal = refusal
+        self.completed = False
+        self.payload = _pipe_payload(packet.payload) if state.pipe else packet.payload
+
+    @property
+    def wants_completion(self) -> bool:
+        """Whether the sender waits for a completion."""
+        return bool(self.packet.flags & COMPLETION_REQUESTED)
+
+    @property
+    def has_external_data(self) -> bool:
+        """Whether it points at guest memory (rule R2)."""
+        return self.packet.kind is PacketKind.GPA_DIRECT
+
+    @property
+    def ranges(self) -> tuple[GpaRange, ...]:
+        """The guest memory it points at, a range for each MDL."""
+        return self.packet.ranges
+
+
+def _pipe_payload(payload: bytes) -> bytes:
+    """The exact bytes of a pipe packet; the daemon has checked its header."""
+    size = int.from_bytes(payload[4:8], "little")
+    return payload[8 : 8 + size]

@@ -1,0 +1,221 @@
+"""Every request of the client API, as calls of the pure protocol: written once, awaited or waited for by the faces."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from clients.inbox import AddressState, ChannelState, Datagram, OfferState, ReceivedPacket
+from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
+from emulator.memory import Mdl
+from emulator.status import NtStatus
+from emulator.wire.runs import pack_mdl_chain
+from emulator.wire.schema import (
+    ADDRESS_CLOSE,
+    ADDRESS_OPEN,
+    ADDRESS_QUERY,
+    ADDRESS_SEND_DATAGRAM,
+    CHANNEL_CLOSE,
+    CHANNEL_OFFER,
+    CHANNEL_OPEN,
+    HELLO,
+    OFFER_RESCIND,
+    PACKET_COMPLETE,
+    PACKET_FAIL,
+    PACKET_SEND,
+    PACKET_SEND_EXTERNAL_MDL,
+)
+from emulator.wire.window import PACKET_OVERHEAD_BYTES
+
+Identity = uuid.UUID | str
+
+
+class Completion(bytes):
+    """A completion's bytes, with its status."""
+
+    status: NtStatus = NtStatus.SUCCESS
+
+
+def as_uuid(identity: Identity) -> uuid.UUID:
+    """A GUID given as such or as text."""
+    return identity if isinstance(identity, uuid.UUID) else uuid.UUID(identity)
+
+
+def hello(protocol: ClientProtocol, name: str) -> Call:
+    """The first call."""
+
+    def greeted(result: tuple[Any, ...]) -> None:
+        protocol.greeted(result[5])
+
+    return protocol.call(HELLO, *hello_arguments(name), build=greeted)
+
+
+# ---- channels
+
+
+def offer_channel(
+    protocol: ClientProtocol, machine: int, interface: Identity, instance: Identity | None, pipe: bool
+) -> Call:
+    """Offer a channel; builds its OfferState."""
+    kind = as_uuid(interface)
+
+    def build(result: tuple[Any, ...]) -> OfferState:
+        state = OfferState(result[0], kind, uuid.UUID(bytes_le=result[1]), pipe=pipe)
+        protocol.add_offer(state)
+        return state
+
+    def undo(result: tuple[Any, ...]) -> None:
+        protocol.call(OFFER_RESCIND, result[0])
+
+    wanted = as_uuid(instance).bytes_le if instance is not None else None
+    return protocol.call(CHANNEL_OFFER, machine, kind.bytes_le, wanted, pipe, *GRANT, build=build, undo=undo)
+
+
+def open_channel(
+    protocol: ClientProtocol,
+    machine: int,
+    interface: Identity,
+    instance: Identity | None,
+    wait: bool,
+    ring_pages: tuple[int, int],
+) -> Call:
+    """Open a channel; builds its ChannelState."""
+
+    def build(result: tuple[Any, ...]) -> tuple[ChannelState, uuid.UUID]:
+        number, instance_bytes, pipe, packets, byte_count = result
+        state = ChannelState(number, (packets, byte_count), GRANT, pipe=pipe, offer=None)
+        protocol.add_channel(state)
+        return state, uuid.UUID(bytes_le=instance_bytes)
+
+    def undo(result: tuple[Any, ...]) -> None:
+        protocol.call(CHANNEL_CLOSE, result[0])
+
+    kind = as_uuid(interface).bytes_le
+    wanted = as_uuid(instance).bytes_le if instance is not None else None
+    return protocol.call(CHANNEL_OPEN, machine, kind, wanted, wait, *ring_pages, *GRANT, build=build, undo=undo)
+
+
+def close_channel(protocol: ClientProtocol, state: ChannelState) -> Call | None:
+    """Close an open channel; None when it is closed already."""
+    if state.closed is not None:
+        return None
+    call = protocol.call(CHANNEL_CLOSE, state.number)
+    protocol.drop_channel(state, NtStatus.CANCELLED, "the channel was closed here")
+    return call
+
+
+def rescind(protocol: ClientProtocol, state: OfferState) -> Call | None:
+    """Take an offer back; None when it is gone already."""
+    if state.closed is not None:
+        return None
+    call = protocol.call(OFFER_RESCIND, state.number)
+    opening = state.opening
+    if opening is not None:
+        protocol.drop_channel(opening, NtStatus.CANCELLED, "the offer was rescinded here")
+    protocol.drop_offer(state)
+    return call
+
+
+def send(protocol: ClientProtocol, state: ChannelState, buffer: bytes, mdl: Mdl | None, flags: int) -> Call:
+    """Windows: VmbPacketSend."""
+    chain = pack_mdl_chain(mdl)
+    cost = len(buffer) + len(chain) + PACKET_OVERHEAD_BYTES
+    return protocol.call_in_window(state, cost, PACKET_SEND, state.number, flags, buffer, chain)
+
+
+def send_with_external_mdl(
+    protocol: ClientProtocol, state: ChannelState, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int
+) -> Call:
+    """Windows: VmbPacketSendWithExternalMdl; ``span`` is MdlOffset and MdlLength."""
+    offset, length = span
+    if not (0 <= offset < 1 << 64 and 0 <= length < 1 << 64):
+        raise RequestFailed(NtStatus.INVALID_PARAMETER, f"offset {offset} or length {length} is not an unsigned number")
+    chain = pack_mdl_chain(mdl)
+    cost = len(buffer) + len(chain) + PACKET_OVERHEAD_BYTES
+    method = PACKET_SEND_EXTERNAL_MDL
+    return protocol.call_in_window(state, cost, method, state.number, flags, buffer, chain, offset, length)
+
+
+def completion(call: Call) -> Completion:
+    """What a send that is done came to."""
+    status, payload = call.outcome()
+    done = Completion(payload)
+    done.status = NtStatus(status)
+    return done
+
+
+def take_packet(protocol: ClientProtocol, items: Any) -> ReceivedPacket:
+    """The oldest packet of a channel's or an offer's inbox, its room given back."""
+    packet: ReceivedPacket = items.popleft()
+    protocol.taken(packet.state, packet.cost)
+    return packet
+
+
+def complete(protocol: ClientProtocol, packet: ReceivedPacket, payload: bytes) -> None:
+    """Windows: VmbChannelPacketComplete. On a channel that has closed meanwhile there is nobody to tell."""
+    if packet.completed:
+        raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, f"packet {packet.handle} has been completed already")
+    packet.completed = True
+    if packet.state.closed is None:
+        protocol.notify(PACKET_COMPLETE, packet.state.number, packet.handle, bytes(payload))
+
+
+def fail(protocol: ClientProtocol, packet: ReceivedPacket) -> None:
+    """Windows: VmbChannelPacketFail."""
+    if not packet.completed and packet.state.closed is None:
+        protocol.notify(PACKET_FAIL, packet.state.number, packet.handle)
+    packet.completed = True
+
+
+# ---- addresses
+
+
+def open_address(protocol: ClientProtocol, machine: int, network: str, local: tuple[str, int], share: bool) -> Call:
+    """Open an address object; builds its AddressState and what it is bound to."""
+
+    def build(result: tuple[Any, ...]) -> tuple[AddressState, tuple[str, int]]:
+        number, host, port, packets, byte_count = result
+        state = AddressState(number, (packets, byte_count), GRANT)
+        protocol.add_address(state)
+        return state, (host, port)
+
+    def undo(result: tuple[Any, ...]) -> None:
+        protocol.call(ADDRESS_CLOSE, result[0])
+
+    return protocol.call(ADDRESS_OPEN, machine, network, local[0], local[1], share, *GRANT, build=build, undo=undo)
+
+
+def close_address(protocol: ClientProtocol, state: AddressState) -> Call | None:
+    """Close an address; None when it is closed already."""
+    if state.closed is not None:
+        return None
+    call = protocol.call(ADDRESS_CLOSE, state.number)
+    protocol.drop_address(state)
+    return call
+
+
+def send_datagram(protocol: ClientProtocol, state: AddressState, data: bytes, destination: tuple[str, int]) -> Call:
+    """TDI_SEND_DATAGRAM."""
+    host, port = destination
+    cost = len(data) + PACKET_OVERHEAD_BYTES
+    return protocol.call_in_window(state, cost, ADDRESS_SEND_DATAGRAM, state.number, host, port, data)
+
+
+def take_datagram(protocol: ClientProtocol, state: AddressState) -> Datagram:
+    """The oldest datagram of an address's inbox, its room given back."""
+    datagram: Datagram = state.items.popleft()
+    protocol.taken(state, len(datagram.data) + PACKET_OVERHEAD_BYTES)
+    return datagram
+
+
+def query_address(protocol: ClientProtocol, state: AddressState, query_type: int, buffer_bytes: int) -> Call:
+    """TDI_QUERY_INFORMATION."""
+    return protocol.call(ADDRESS_QUERY, state.number, query_type, buffer_bytes)
+
+
+def raise_on_error(status: int, information: int, message: str) -> tuple[NtStatus, int]:
+    """(status, information) of a request that moved data, with or without a warning; RequestFailed for an error."""
+    known = NtStatus(status)
+    if known.is_error:
+        raise RequestFailed(known, message, information)
+    return known, information

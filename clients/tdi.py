@@ -1,0 +1,78 @@
+"""Transport addresses and datagrams: the trio face."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+from clients import requests
+from clients.inbox import AddressState, Datagram
+from clients.protocol import ConnectionLost
+from emulator.status import NtStatus
+
+if TYPE_CHECKING:
+    from clients.connection import Connection
+
+
+class IoStatus(NamedTuple):
+    """How a request ended. Windows: IO_STATUS_BLOCK."""
+
+    status: NtStatus
+    information: int
+
+
+class Address:
+    """An open transport address. Iterate over it for the datagrams that arrive."""
+
+    def __init__(self, connection: Connection, state: AddressState, local: tuple[str, int]) -> None:
+        self._connection = connection
+        self._state = state
+        self.local = local
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams the daemon had to drop because this client did not take them in time."""
+        return self._state.dropped
+
+    async def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
+        """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
+        call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
+        return IoStatus(*requests.raise_on_error(*await self._connection.finish(call)))
+
+    async def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
+        """TDI_QUERY_INFORMATION on this address; the structure's bytes."""
+        call = requests.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
+        status, information, message, data = await self._connection.finish(call)
+        requests.raise_on_error(status, information, message)
+        answer: bytes = data
+        return answer
+
+    def __aiter__(self) -> Address:
+        return self
+
+    async def __anext__(self) -> Datagram:
+        state = self._state
+        while not state.items:
+            if state.closed is not None:
+                if self._connection.protocol.lost is not None:
+                    raise ConnectionLost(str(self._connection.protocol.lost))
+                raise StopAsyncIteration
+            await self._connection.wait_for(state)
+        datagram = requests.take_datagram(self._connection.protocol, state)
+        if self._connection.protocol.outgoing:
+            self._connection.flush()
+        return datagram
+
+    async def close(self) -> None:
+        """Close it; sends still waiting end with CANCELLED."""
+        call = requests.close_address(self._connection.protocol, self._state)
+        if call is not None:
+            await self._connection.finish(call)
+
+    async def __aenter__(self) -> Address:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,319 @@
+"""Machines, channels and packets: the trio face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from clients import requests
+from clients.inbox import ChannelState, OfferState, ReceivedPacket
+from clients.memory import Buffer, MachineMemory, gather
+from clients.protocol import ConnectionLost, RequestFailed
+from clients.requests import Completion, Identity
+from clients.tdi import Address
+from emulator.memory import GpaRange, Mdl
+from emulator.status import NtStatus, Refused
+from emulator.vmbus.send_rules import SendFlags
+from emulator.wire.runs import unpack_pfns
+from emulator.wire.schema import MEMORY_ALLOCATE, MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
+
+if TYPE_CHECKING:
+    from clients.connection import Attached, Connection
+
+# What one memory.read or memory.write may carry.
+CHUNK_BYTES = 256 * 1024
+
+
+class Machine:
+    """One simulated machine, as this client acts on it: as guest, as host, as TDI client."""
+
+    def __init__(self, connection: Connection, name: str, attached: Attached) -> None:
+        self.name = name
+        self.memory: MachineMemory = attached.memory
+        self._connection = connection
+        self._number = attached.number
+
+    # ---- memory
+
+    async def reserve(self, byte_count: int) -> None:
+        """Make sure that a buffer of so many bytes can be allocated."""
+        missing = self.memory.missing_pages(byte_count)
+        while missing:
+            pages = min(missing, 65536)
+            (pfns,) = await self._connection.request(MEMORY_ALLOCATE, self._number, pages)
+            self.memory.add_pages(unpack_pfns(pfns))
+            missing -= pages
+
+    async def allocate(self, byte_count: int) -> Buffer:
+        """A buffer of guest memory, however large; ``memory.allocate`` is the same from what is reserved already."""
+        await self.reserve(byte_count)
+        return self.memory.allocate(byte_count)
+
+    async def read_memory(self, rng: GpaRange) -> bytes:
+        """A copy of a range of guest memory: through the mapping, or by message without one."""
+        if self.memory.is_mapped:
+            return gather(self.memory.mapped, (rng,))
+        parts: list[bytes] = []
+        for address, size in _pages_of(rng):
+            (data,) = await self._connection.request(MEMORY_READ, self._number, address, size)
+            parts.append(data)
+        return b"".join(parts)
+
+    async def write_memory(self, rng: GpaRange, data: bytes) -> None:
+        """Copy ``data`` to the beginning of a range of guest memory."""
+        if self.memory.is_mapped:
+            self.memory.mapped.write_range(rng, data)
+            return
+        done = 0
+        for address, size in _pages_of(rng):
+            portion = data[done : done + size]
+            if not portion:
+                break
+            await self._connection.request(MEMORY_WRITE, self._number, address, portion)
+            done += len(portion)
+
+    # ---- channels
+
+    async def offer_channel(
+        self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False
+    ) -> OfferedChannel:
+        """Offer a channel, as its host. Without an instance id the daemon makes one."""
+        call = requests.offer_channel(self._connection.protocol, self._number, interface, instance, pipe)
+        await self._connection.finish(call)
+        return OfferedChannel(self._connection, self, call.built)
+
+    async def open_channel(
+        self,
+        interface: Identity,
+        instance: Identity | None = None,
+        *,
+        wait: bool = True,
+        send_pages: int = 0,
+        receive_pages: int = 0,
+    ) -> Channel:
+        """Open an offered channel, as its guest; waits for the offer unless told not to.
+
+        ``send_pages`` and ``receive_pages`` are data pages of the two rings; 0 takes the daemon's default.
+        """
+        pages = send_pages, receive_pages
+        call = requests.open_channel(self._connection.protocol, self._number, interface, instance, wait, pages)
+        await self._connection.finish(call)
+        return Channel(self._connection, self, *call.built)
+
+    # ---- datagrams
+
+    async def open_address(
+        self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
+    ) -> Address:
+        """Open a transport address: on real UDP sockets, or on a segment by its name. Port 0 takes a free one."""
+        call = requests.open_address(self._connection.protocol, self._number, network, local, share)
+        await self._connection.finish(call)
+        return Address(self._connection, *call.built)
+
+    async def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
+        """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""
+        result = await self._connection.request(NETWORK_QUERY, self._number, network, query_type, buffer_bytes)
+        requests.raise_on_error(*result[:3])
+        data: bytes = result[3]
+        return data
+
+
+def _pages_of(rng: GpaRange) -> Iterable[tuple[int, int]]:
+    """(address, bytes) of a range, in pieces that one message can carry."""
+    offset, left = rng.byte_offset, rng.byte_count
+    index = 0
+    while left:
+        start = (rng.pfns[index] << 12) + offset
+        size = min(left, 4096 - offset)
+        index += 1
+        while size < min(left, CHUNK_BYTES - 4096) and rng.pfns[index] == rng.pfns[index - 1] + 1:
+            size = min(left, size + 4096)
+            index += 1
+        yield start, size
+        left -= size
+        offset = 0
+
+
+class Packet:
+    """A packet that arrived. Complete it exactly once if its sender waits for that."""
+
+    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket) -> None:
+        self._connection = connection
+        self._machine = machine
+        self._received = received
+        self.payload = received.payload
+        self.wants_completion = received.wants_completion
+        self.has_external_data = received.has_external_data
+        self.ranges = received.ranges
+
+    def _usable_ranges(self) -> tuple[GpaRange, ...]:
+        """Windows: VmbChannelPacketGetExternalData (rules R6, R7)."""
+        if not self.has_external_data:
+            raise RequestFailed(NtStatus.INVALID_PARAMETER, "the packet has no external data")
+        if self._received.refusal is not None:
+            raise RequestFailed(NtStatus(self._received.refusal[0]), self._received.refusal[1])
+        if self._received.packet.range_error is not None:
+            raise RequestFailed(NtStatus.INVALID_PARAMETER, self._received.packet.range_error)
+        return self.ranges
+
+    def external_data(self) -> bytes:
+        """A copy of the guest memory it points at; for clients that have mapped it."""
+        try:
+            return gather(self._machine.memory.mapped, self._usable_ranges())
+        except Refused as refusal:
+            raise RequestFailed(refusal.status, refusal.message) from None
+
+    async def read_external_data(self) -> bytes:
+        """The same, for every client."""
+        return b"".join([await self._machine.read_memory(rng) for rng in self._usable_ranges()])
+
+    async def complete(self, payload: bytes = b"") -> None:
+        """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""
+        requests.complete(self._connection.protocol, self._received, payload)
+        self._connection.flush()
+        await self._connection.drain()
+
+    async def fail(self) -> None:
+        """Windows: VmbChannelPacketFail. It is malformed; the channel delivers nothing more until opened again."""
+        requests.fail(self._connection.protocol, self._received)
+        self._connection.flush()
+
+
+class _End:
+    """What a guest's channel and a host's offered channel have in common: packets in and out."""
+
+    def __init__(self, connection: Connection, machine: Machine) -> None:
+        self._connection = connection
+        self._machine = machine
+
+    def _open_state(self) -> ChannelState:
+        raise NotImplementedError
+
+    async def send(
+        self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> Completion:
+        """Windows: VmbPacketSend. Returns the completion (empty, once in the ring, without WAIT_FOR_COMPLETION)."""
+        call = requests.send(self._connection.protocol, self._open_state(), buffer, mdl, flags)
+        await self._connection.finish(call)
+        return requests.completion(call)
+
+    async def post(self, payloads: Iterable[bytes]) -> int:
+        """Send many packets without completion in few messages; returns their number when all are in the ring."""
+        post = self._connection.protocol.post(self._open_state(), list(payloads))
+        (count,) = await self._connection.finish(post)
+        return int(count)
+
+    async def _next(self, state: ChannelState | OfferState) -> Packet:
+        while not state.items:
+            if state.closed is not None:
+                if self._connection.protocol.lost is not None:
+                    raise ConnectionLost(str(self._connection.protocol.lost))
+                raise StopAsyncIteration
+            await self._connection.wait_for(state)
+        received = requests.take_packet(self._connection.protocol, state.items)
+        if self._connection.protocol.outgoing:
+            self._connection.flush()
+        return Packet(self._connection, self._machine, received)
+
+
+class Channel(_End):
+    """An open channel, from its guest. Iterate over it for the packets the host sends."""
+
+    def __init__(self, connection: Connection, machine: Machine, state: ChannelState, instance: UUID) -> None:
+        super().__init__(connection, machine)
+        self.instance = instance
+        self._state = state
+
+    def _open_state(self) -> ChannelState:
+        return self._state
+
+    @property
+    def closed(self) -> tuple[NtStatus, str] | None:
+        """(status, reason) once it is closed."""
+        return self._state.closed
+
+    async def send_with_external_mdl(
+        self,
+        buffer: bytes,
+        mdl: Mdl | None,
+        offset: int = 0,
+        length: int = 0,
+        flags: int = SendFlags.WAIT_FOR_COMPLETION,
+    ) -> Completion:
+        """Windows: VmbPacketSendWithExternalMdl. Send ``buffer`` and ``length`` bytes of what ``mdl`` describes.
+
+        ``offset`` counts from the start of the described buffer; length 0 means all from there. Returns the host's
+        completion. Raises RequestFailed with the status of the rule that refused it (K10 to K29).
+        """
+        protocol = self._connection.protocol
+        call = requests.send_with_external_mdl(protocol, self._state, buffer, mdl, (offset, length), flags)
+        await self._connection.finish(call)
+        return requests.completion(call)
+
+    def __aiter__(self) -> Channel:
+        return self
+
+    async def __anext__(self) -> Packet:
+        return await self._next(self._state)
+
+    async def close(self) -> None:
+        """Close it; packets that wait for their completion end with CANCELLED."""
+        call = requests.close_channel(self._connection.protocol, self._state)
+        if call is not None:
+            await self._connection.finish(call)
+
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class OfferedChannel(_End):
+    """A channel offered by this host. Iterate over it for the packets of its guests, one after another."""
+
+    def __init__(self, connection: Connection, machine: Machine, state: OfferState) -> None:
+        super().__init__(connection, machine)
+        self._state = state
+        self.instance = state.instance
+
+    def _open_state(self) -> ChannelState:
+        if self._state.opening is None:
+            raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, "no guest has this channel open; await opened() first")
+        return self._state.opening
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a guest has it open."""
+        return self._state.opening is not None
+
+    async def opened(self) -> None:
+        """Return when a guest has it open."""
+        while self._state.opening is None:
+            if self._state.closed is not None:
+                raise RequestFailed(*self._state.closed)
+            await self._connection.wait_for(self._state)
+
+    def __aiter__(self) -> OfferedChannel:
+        return self
+
+    async def __anext__(self) -> Packet:
+        return await self._next(self._state)
+
+    async def rescind(self) -> None:
+        """Take the offer back; a guest's outstanding packets end with DEVICE_REMOVED."""
+        call = requests.rescind(self._connection.protocol, self._state)
+        if call is not None:
+            await self._connection.finish(call)
+
+    async def __aenter__(self) -> OfferedChannel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.rescind()

@@ -1,0 +1,65 @@
+"""``vmbusd``: command line → Config → trio.run(serve, config)."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from emulator.config import Config, ConfigError, load
+from emulator.daemon.listeners import PathUnusable
+from emulator.daemon.log import configure
+from emulator.daemon.server import daemon_version, serve
+from emulator.place import default_socket_path
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file with machines, segments and limits. Without it: machines vm1 and vm2 on one segment, lan.",
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    help="Unix socket to listen on. [default: $VMBUS_SOCKET, else vmbusd.sock in $XDG_RUNTIME_DIR or /run]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="How much to log, on standard error.",
+)
+@click.version_option(daemon_version(), prog_name="vmbusd")
+def main(config_path: Path | None, socket_path: Path | None, log_level: str) -> None:
+    """Host VMBus channels and a TDI transport for simulated machines.
+
+    Runs in the foreground until SIGTERM or Ctrl-C. Once it prints "ready", programs attach with the client library, and
+    vmbusctl looks inside:
+
+    \b
+        vmbusd &
+        vmbusctl machines
+    """
+    configure(log_level)
+    path = socket_path or default_socket_path()
+    try:
+        config = load(config_path) if config_path else Config()
+        trio.run(partial(serve, config, path, partial(_announce, path)))
+    except (ConfigError, PathUnusable) as error:
+        click.echo(f"vmbusd: {error}", err=True)
+        sys.exit(2)
+
+
+def _announce(path: Path) -> None:
+    print(f"vmbusd: ready on {path}", flush=True)  # noqa: T201 -- the one line a starter waits for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Configuration: frozen models with every default, every limit with the reason for it, read from TOML.
+
+``load`` reports all mistakes of a file at once, each with the place in the document and what would be right.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from emulator.memory import PAGE_SIZE
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text lists every mistake."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MachineConfig(_Section):
+    """One simulated machine."""
+
+    # Enough for a few channels and a megabyte or two of buffers; pages cost nothing until they are touched.
+    memory_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * PAGE_SIZE, le=16 * 1024**3, multiple_of=PAGE_SIZE)
+    # Its IP address on each segment it joins.
+    segments: dict[Name, str] = Field(default_factory=dict)
+
+    @field_validator("segments")
+    @classmethod
+    def _ip_addresses(cls, value: dict[str, str]) -> dict[str, str]:
+        return {segment: str(ipaddress.ip_address(address)) for segment, address in value.items()}
+
+
+class SegmentConfig(_Section):
+    """One virtual datagram network."""
+
+    subnet: str = "10.0.0.0/24"
+    # Ethernet's 1,500 less 28 for IP and UDP headers; a segment does not fragment.
+    maximum_datagram_bytes: int = Field(default=1472, ge=1, le=65507)
+    loss: float = Field(default=0.0, ge=0, le=1)
+    duplication: float = Field(default=0.0, ge=0, le=1)
+    seed: int = 0
+
+    @field_validator("subnet")
+    @classmethod
+    def _subnet(cls, value: str) -> str:
+        return str(ipaddress.ip_network(value))
+
+
+class LimitsConfig(_Section):
+    """Bounds on everything a client can make grow."""
+
+    # One process each; a thousand simulated machines with a few programs each stay below it.
+    sessions: int = Field(default=4096, ge=1)
+    # A request waits for its answer here; far above what the windows of a busy client allow.
+    outstanding_requests: int = Field(default=8192, ge=16)
+    # A client that reads its socket holds a few KiB here; this much means it has stopped reading.
+    outbox_bytes: int = Field(default=16 * 1024 * 1024, ge=2 * 1024 * 1024)
+    channels_per_session: int = Field(default=1024, ge=1)
+    offers_per_machine: int = Field(default=2047, ge=1, le=2047)
+    waiting_opens_per_machine: int = Field(default=1024, ge=1)
+    addresses_per_session: int = Field(default=1024, ge=1)
+    # Delivered and not yet completed packets of one channel end; bounds the table of transactions.
+    outstanding_packets: int = Field(default=4096, ge=1)
+    # Packets a client may have on their way into one channel; bytes follow from the size of its ring.
+    window_packets: int = Field(default=256, ge=1)
+    # Data pages of a ring where the guest names none: 64 KiB each way.
+    default_ring_pages: int = Field(default=16, ge=1)
+    # One GPADL range holds 8,190 pages for both rings together, control pages included.
+    largest_ring_pages: int = Field(default=4094, ge=1, le=4094)
+    # Datagrams of one address that wait because its client has granted no window.
+    datagram_backlog_bytes: int = Field(default=256 * 1024, ge=65536)
+    datagram_window_packets: int = Field(default=64, ge=1)
+    # A client that has not said hello, or stopped in the middle of a frame, is gone or hostile by then.
+    hello_seconds: float = Field(default=10.0, gt=0)
+    frame_seconds: float = Field(default=10.0, gt=0)
+
+
+class UdpConfig(_Section):
+    """What real UDP sockets may do."""
+
+    # Host addresses machines may bind. Reaching outside this machine must be a decision.
+    bind: tuple[str, ...] = ("127.0.0.1", "::1")
+    # Networks their datagrams may go to.
+    reach: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    send_timeout_seconds: float = Field(default=1.0, gt=0)
+
+    @field_validator("bind")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_address(address)) for address in value)
+
+    @field_validator("reach")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_network(network)) for network in value)
+
+
+class ChannelConfig(_Section):
+    """What the KMCL documents leave unpublished, for every channel; a guest and a host send within these."""
+
+    # KMCL: VmbChannelInitSetMaximumPacketSize.
+    packet_bytes: int = Field(default=4096, ge=1, le=524_000)
+    # KMCL: VmbChannelInitSetMaximumExternalData, in bytes and in MDLs.
+    external_bytes: int = Field(default=1024 * 1024, ge=1, le=256 * 1024 * 1024)
+    external_mdls: int = Field(default=32, ge=1, le=512)
+
+
+def _default_machines() -> dict[str, MachineConfig]:
+    return {f"vm{n}": MachineConfig(segments={"lan": f"10.0.0.{n}"}) for n in (1, 2)}
+
+
+class Config(_Section):
+    """The whole configuration. The default is two machines, vm1 and vm2, on one segment, lan."""
+
+    machines: dict[Name, MachineConfig] = Field(default_factory=_default_machines)
+    segments: dict[Name, SegmentConfig] = Field(default_factory=lambda: {"lan": SegmentConfig()})
+    limits: LimitsConfig = LimitsConfig()
+    udp: UdpConfig = UdpConfig()
+    channels: ChannelConfig = ChannelConfig()
+
+    @model_validator(mode="after")
+    def _segments_exist(self) -> Config:
+        problems: list[str] = []
+        if "udp" in self.segments:
+            problems.append("segments.udp: the name 'udp' stands for real UDP sockets; call the segment something else")
+        taken: dict[tuple[str, str], str] = {}
+        for machine, settings in self.machines.items():
+            for segment, address in settings.segments.items():
+                where = f"machines.{machine}.segments.{segment}"
+                if segment not in self.segments:
+                    known = ", ".join(sorted(self.segments)) or "none"
+                    problems.append(f"{where}: there is no segment {segment!r}; defined are: {known}")
+                elif ipaddress.ip_address(address) not in ipaddress.ip_network(self.segments[segment].subnet):
+                    problems.append(
+                        f"{where}: {address} is not in the segment's subnet {self.segments[segment].subnet}"
+                    )
+                elif (segment, address) in taken:
+                    problems.append(f"{where}: {address} already belongs to machine {taken[segment, address]!r}")
+                taken.setdefault((segment, address), machine)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def load(path: Path) -> Config:
+    """Read a TOML file; raises ConfigError with every mistake in it."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        lines: list[str] = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"])
+            for text in problem["msg"].removeprefix("Value error, ").splitlines():
+                lines.append(f"{path}: {place + ': ' if place else ''}{text}")
+        raise ConfigError("\n".join(lines)) from None

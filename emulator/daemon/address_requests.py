@@ -1,0 +1,197 @@
+"""What a client may ask about address objects, and the datagrams that wait for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.tdi.constants import ReceiveFlags, ShareAccess
+from emulator.tdi.irp import Irp, build_send_datagram
+from emulator.tdi.structures import SocketAddress, pack_transport_address
+from emulator.wire.codec import encode_notification, encode_response
+from emulator.wire.runs import pack_datagrams
+from emulator.wire.schema import ADDRESS_DATAGRAMS
+from emulator.wire.window import PACKET_OVERHEAD_BYTES, ReceiveWindow, SendWindow
+
+if TYPE_CHECKING:
+    from emulator.daemon.machines import Machine
+    from emulator.daemon.session import Session
+    from emulator.tdi.effects import Complete
+    from emulator.tdi.query import QueryResult
+
+# One turn of one address: what a frame can hold, and enough to amortise a system call.
+TURN_DATAGRAMS = 256
+TURN_BYTES = 512 * 1024
+LARGEST_DATAGRAM = 65_535
+
+Waiting = tuple[bytes, int, bytes]
+
+
+class AddressEnd:
+    """One session's open address object: its windows, and the datagrams its client has granted no room for yet."""
+
+    def __init__(self, machine: Machine, session: Session, grant: tuple[int, int], send_grant: tuple[int, int]) -> None:
+        self.machine = machine
+        self.session = session
+        self.is_open = True
+        self.handle = 0
+        self.number = 0
+        self.inbound = ReceiveWindow(*send_grant)
+        self.outbound = SendWindow(*grant)
+        self.dropped = 0
+        self._waiting: deque[Waiting] = deque()
+        self._waiting_bytes = 0
+
+    def deliver(self, source: SocketAddress, flags: ReceiveFlags, data: bytes) -> None:
+        """A datagram for it. With no room left the newest is dropped, and counted."""
+        cost = len(data) + PACKET_OVERHEAD_BYTES
+        if not self.is_open or self._waiting_bytes + cost > self.session.limits.datagram_backlog_bytes:
+            self.dropped += 1
+            return
+        self._waiting_bytes += cost
+        self._waiting.append((pack_transport_address(source), int(flags), data))
+        self.session.mark_ready(self)
+
+    def granted(self, packets: int, byte_count: int) -> None:
+        """The client granted more deliveries."""
+        self.outbound.grant(packets, byte_count)
+        self.session.mark_ready(self)
+
+    def drain(self) -> bool:
+        """One bounded turn: send what waits and has been granted. True when another turn is due now."""
+        taken: list[Waiting] = []
+        taken_bytes = 0
+        while self._waiting and self.outbound.is_open and len(taken) < TURN_DATAGRAMS and taken_bytes < TURN_BYTES:
+            datagram = self._waiting.popleft()
+            self._waiting_bytes -= len(datagram[2]) + PACKET_OVERHEAD_BYTES
+            self.outbound.spend(len(datagram[2]) + PACKET_OVERHEAD_BYTES)
+            taken_bytes += len(datagram[2]) + PACKET_OVERHEAD_BYTES
+            taken.append(datagram)
+        if taken:
+            self.session.put(encode_notification(ADDRESS_DATAGRAMS, self.number, pack_datagrams(taken), self.dropped))
+        return bool(self._waiting) and self.outbound.is_open
+
+    def violated(self, violation: PeerViolation) -> None:
+        """Nothing an address drains is a peer's to break."""
+        raise violation
+
+    def close(self) -> None:
+        """Clean it up and close it."""
+        if self.is_open:
+            self.machine.datagrams.close(self.handle)
+            self.is_open = False
+
+
+class PendingDatagram:
+    """A TDI_SEND_DATAGRAM under way: the context of its IRP."""
+
+    __slots__ = ("_cost", "_end", "_msgid", "irp")
+
+    def __init__(self, end: AddressEnd, msgid: int, cost: int) -> None:
+        self._end = end
+        self._msgid = msgid
+        self._cost = cost
+        self.irp: Irp | None = None
+
+    def finish(self, complete: Complete) -> None:
+        """The request is over: answer it, and give its room back."""
+        session = self._end.session
+        self._end.inbound.settle(self._cost)
+        session.pending.pop(self._msgid, None)
+        message = f"{complete.message} [{complete.rule}]" if complete.rule else complete.message
+        session.put(encode_response(self._msgid, int(complete.status), complete.information, message))
+
+    def cancel(self) -> None:
+        if self.irp is not None:
+            self._end.machine.datagrams.cancel(self.irp)
+
+
+class AddressRequests:
+    """One session's address objects, and the requests that name them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._addresses: dict[int, AddressEnd] = {}
+        self._given = 0
+
+    def _find(self, number: int) -> AddressEnd | None:
+        end = self._addresses.get(number)
+        if end is None:
+            stale_or_unknown("address", number, self._given)
+            return None
+        self._session.acting_on = end.machine
+        end.machine.require_alive()
+        return end
+
+    def _find_for_request(self, number: int) -> AddressEnd:
+        end = self._find(number)
+        if end is None:
+            raise Refused(NtStatus.ADDRESS_CLOSED, f"address {number} has been closed")
+        return end
+
+    def close_all(self, reason: str) -> None:
+        """The session ended: close its address objects."""
+        for end in self._addresses.values():
+            if end.machine.failure is None:
+                end.close()
+        self._addresses.clear()
+
+    def address_open(
+        self, msgid: int, machine: int, network: str, host: str, port: int, share: bool, packets: int, byte_count: int
+    ) -> tuple[Any, ...]:
+        found = self._session.machine_requests.find(machine)
+        limits = self._session.limits
+        if len(self._addresses) >= limits.addresses_per_session:
+            text = f"this session already has {len(self._addresses)} addresses open; close one first"
+            raise Refused(NtStatus.TOO_MANY_ADDRESSES, text)
+        sends = (
+            limits.datagram_window_packets,
+            limits.datagram_window_packets * (LARGEST_DATAGRAM + PACKET_OVERHEAD_BYTES),
+        )
+        end = AddressEnd(found, self._session, (packets, byte_count), sends)
+        access = ShareAccess.READ | ShareAccess.WRITE if share else ShareAccess.EXCLUSIVE
+        outcome = found.datagrams.open(network, SocketAddress(host, port), access, end)
+        local = outcome.local or SocketAddress(host, port)
+        self._given += 1
+        end.handle, end.number = outcome.handle, self._given
+        self._addresses[end.number] = end
+        return end.number, local.host, local.port, *sends
+
+    def address_close(self, msgid: int, address: int) -> tuple[Any, ...]:
+        end = self._find(address)
+        if end is not None:
+            del self._addresses[address]
+            end.close()
+        return ()
+
+    def address_window(self, address: int, packets: int, byte_count: int) -> None:
+        end = self._addresses.get(address)
+        if end is None:
+            stale_or_unknown("address", address, self._given)
+        else:
+            end.granted(packets, byte_count)
+
+    def address_send_datagram(self, msgid: int, address: int, host: str, port: int, data: bytes) -> None:
+        end = self._find_for_request(address)
+        cost = len(data) + PACKET_OVERHEAD_BYTES
+        if not end.inbound.arrive(cost):
+            raise PeerViolation(f"address {address}: a datagram was sent although the window was used up")
+        pending = PendingDatagram(end, msgid, cost)
+        self._session.pending[msgid] = pending
+        irp = build_send_datagram(end.handle, SocketAddress(host, port), data, len(data), pending)
+        pending.irp = irp
+        end.machine.datagrams.send(irp)
+
+    def address_query(self, msgid: int, address: int, query_type: int, length: int) -> tuple[Any, ...]:
+        end = self._find_for_request(address)
+        return _answer(end.machine.datagrams.query(end.handle, query_type, length))
+
+    def network_query(self, msgid: int, machine: int, network: str, query_type: int, length: int) -> tuple[Any, ...]:
+        found = self._session.machine_requests.find(machine)
+        return _answer(found.datagrams.query_network(network, query_type, length))
+
+
+def _answer(result: QueryResult) -> tuple[Any, ...]:
+    return int(result.status), result.information, result.message, result.data

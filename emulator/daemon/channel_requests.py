@@ -1,0 +1,329 @@
+"""What a client may ask about offers, channels and packets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from emulator.daemon.channels import Channel, ChannelSide, Offer, refuse_if_open
+from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.status import NtStatus, Refused
+from emulator.vmbus.endpoint import Completed, SendOutcome
+from emulator.vmbus.packets import PacketKind, parse_packet_untrusted
+from emulator.vmbus.send_rules import SendFlags
+from emulator.wire.codec import encode_error, encode_response
+from emulator.wire.runs import parse_mdl_chain_untrusted, split_packets_untrusted
+
+if TYPE_CHECKING:
+    from emulator.daemon.machines import Machine
+    from emulator.daemon.session import Session
+
+
+class PendingPacket:
+    """A request whose answer is its packet's completion. It is the endpoint's context for that packet."""
+
+    __slots__ = ("_msgid", "_side", "transaction_id")
+
+    def __init__(self, side: ChannelSide, msgid: int) -> None:
+        self._side = side
+        self._msgid = msgid
+        self.transaction_id = 0
+
+    def finish(self, completed: Completed) -> None:
+        """The packet is complete: answer."""
+        session = self._side.session
+        if session.pending.pop(self._msgid, None) is None:
+            return
+        if completed.status.is_success:
+            session.put(encode_response(self._msgid, int(completed.status), completed.payload))
+        else:
+            session.put(
+                encode_error(self._msgid, completed.status, self._side.channel.why_closed or "the packet was cancelled")
+            )
+
+    def cancel(self) -> None:
+        completed = self._side.cancel(self.transaction_id)
+        if completed is not None:
+            self.finish(completed)
+
+
+class PendingRun:
+    """A request whose answer waits until every packet of its run is in the ring."""
+
+    def __init__(self, side: ChannelSide, msgid: int, packets: int) -> None:
+        self._side = side
+        self._msgid = msgid
+        self._packets = packets
+        self.waiting = 0
+
+    def finish(self, completed: Completed) -> None:
+        """One more packet is in the ring, or will never be."""
+        self.waiting -= 1
+        session = self._side.session
+        if not completed.status.is_success:
+            if session.pending.pop(self._msgid, None) is not None:
+                session.put(encode_error(self._msgid, completed.status, self._side.channel.why_closed))
+        elif not self.waiting and session.pending.pop(self._msgid, None) is not None:
+            session.put(encode_response(self._msgid, self._packets))
+
+    def cancel(self) -> None:
+        """Packets on their way into the ring stay on their way: the answer comes when they are in."""
+
+
+class PendingOpen:
+    """A request to open a channel that waits for its offer."""
+
+    def __init__(self, requests: ChannelRequests, machine: Machine, msgid: int, wanted: OpenRequest) -> None:
+        self.session = requests.session
+        self.machine = machine
+        self.msgid = msgid
+        self.wanted = wanted
+        self._requests = requests
+
+    def matches(self, offer: Offer) -> bool:
+        """Whether it waits for this offer."""
+        return self.wanted.matches(offer)
+
+    def answer(self, offer: Offer) -> None:
+        """Its offer is there: open it and answer the request."""
+        self.machine.waiting.remove(self)
+        self.session.pending.pop(self.msgid, None)
+        try:
+            result = self._requests.open(offer, self.wanted)
+        except Refused as refusal:
+            self.session.put(encode_error(self.msgid, refusal.status, refusal.text))
+        else:
+            self.session.put(encode_response(self.msgid, *result))
+
+    def cancel(self) -> None:
+        self.machine.waiting.remove(self)
+        self.session.pending.pop(self.msgid, None)
+        self.session.put(encode_error(self.msgid, NtStatus.CANCELLED, "the open was cancelled before an offer came"))
+
+
+class OpenRequest:
+    """Which offer a guest wants, and with what rings and grant."""
+
+    def __init__(
+        self, interface: bytes, instance: bytes | None, pages: tuple[int, int], grant: tuple[int, int]
+    ) -> None:
+        self.interface = UUID(bytes_le=interface)
+        self.instance = UUID(bytes_le=instance) if instance is not None else None
+        self.pages = pages
+        self.grant = grant
+
+    def matches(self, offer: Offer) -> bool:
+        """Same interface, and the same instance if one was named."""
+        return offer.interface == self.interface and self.instance in (None, offer.instance)
+
+    def __str__(self) -> str:
+        return f"{self.interface}" + (f" (instance {self.instance})" if self.instance else "")
+
+
+class ChannelRequests:
+    """One session's offers and channel ends, and the requests that name them."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._offers: dict[int, Offer] = {}
+        self._offers_given = 0
+        self._channels: dict[int, ChannelSide] = {}
+        self._channels_given = 0
+
+    def find(self, number: int) -> ChannelSide | None:
+        """The channel end of that number, or None when it has just gone."""
+        side = self._channels.get(number)
+        if side is None:
+            stale_or_unknown("channel", number, self._channels_given)
+        else:
+            self.session.acting_on = side.channel.machine
+        return side
+
+    def _find_for_request(self, number: int) -> ChannelSide:
+        side = self.find(number)
+        if side is None:
+            raise Refused(NtStatus.CANCELLED, f"channel {number} has been closed")
+        return side
+
+    def add(self, side: ChannelSide) -> int:
+        """Number a channel end."""
+        self._channels_given += 1
+        self._channels[self._channels_given] = side
+        return self._channels_given
+
+    def drop(self, side: ChannelSide) -> None:
+        """A channel end is gone."""
+        self._channels.pop(side.number, None)
+
+    def close_all(self, reason: str) -> None:
+        """The session ended: close its channels, rescind its offers, forget what it waits for."""
+        for offer in list(self._offers.values()):
+            offer.machine.rescind(offer, reason)
+        for side in list(self._channels.values()):
+            side.channel.close(NtStatus.CANCELLED, reason, by=side)
+        for pending in list(self.session.pending.values()):
+            if isinstance(pending, PendingOpen):
+                pending.cancel()
+
+    # ---- offers
+
+    def channel_offer(
+        self,
+        msgid: int,
+        machine: int,
+        interface: bytes,
+        instance: bytes | None,
+        pipe: bool,
+        packets: int,
+        byte_count: int,
+    ) -> None:
+        found = self.session.machine_requests.find(machine)
+        if len(self._offers) >= self.session.limits.channels_per_session:
+            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"this session already has {len(self._offers)} offers")
+        identity = UUID(bytes_le=instance) if instance is not None else found.new_instance_id()
+        offer = Offer(found, self.session, UUID(bytes_le=interface), identity, pipe, (packets, byte_count))
+        self._offers_given += 1
+        offer.number = self._offers_given
+        found.add_offer(offer)
+        self._offers[offer.number] = offer
+        # Whoever waits for it opens it after the answer has been queued.
+        self.session.put(encode_response(msgid, offer.number, identity.bytes_le))
+        found.offer_available(offer)
+
+    def offer_rescind(self, msgid: int, offer: int) -> tuple[Any, ...]:
+        found = self._offers.pop(offer, None)
+        if found is None:
+            stale_or_unknown("offer", offer, self._offers_given)
+        else:
+            self.session.acting_on = found.machine
+            found.machine.rescind(found, "the host rescinded the offer")
+        return ()
+
+    # ---- channels
+
+    def channel_open(
+        self,
+        msgid: int,
+        machine: int,
+        interface: bytes,
+        instance: bytes | None,
+        wait: bool,
+        send_pages: int,
+        receive_pages: int,
+        packets: int,
+        byte_count: int,
+    ) -> tuple[Any, ...] | None:
+        found = self.session.machine_requests.find(machine)
+        limits = self.session.limits
+        pages = send_pages or limits.default_ring_pages, receive_pages or limits.default_ring_pages
+        if max(pages) > limits.largest_ring_pages:
+            raise Refused(
+                NtStatus.INVALID_PARAMETER,
+                f"a ring has at most {limits.largest_ring_pages} data pages, not {max(pages)}",
+            )
+        wanted = OpenRequest(interface, instance, pages, (packets, byte_count))
+        matching = [offer for offer in found.offers if wanted.matches(offer)]
+        free = next((offer for offer in matching if offer.channel is None), None)
+        if free is not None:
+            return self.open(free, wanted)
+        if matching:
+            refuse_if_open(matching[0])
+        if not wait:
+            raise Refused(
+                NtStatus.NO_SUCH_DEVICE, f"nobody offers {wanted} on machine {found.name}; start its host first"
+            )
+        if len(found.waiting) >= limits.waiting_opens_per_machine:
+            raise Refused(
+                NtStatus.INSUFFICIENT_RESOURCES, f"{len(found.waiting)} guests already wait for offers on {found.name}"
+            )
+        waiter = PendingOpen(self, found, msgid, wanted)
+        self.session.pending[msgid] = waiter
+        found.waiting.append(waiter)
+        return None
+
+    def open(self, offer: Offer, wanted: OpenRequest) -> tuple[Any, ...]:
+        """Open an offer for this session's client; the results of ``channel.open``."""
+        if len(self._channels) >= self.session.limits.channels_per_session:
+            raise Refused(
+                NtStatus.INSUFFICIENT_RESOURCES, f"this session already has {len(self._channels)} channels open"
+            )
+        channel = Channel(offer, self.session, wanted.pages, wanted.grant)
+        channel.start()
+        return channel.guest.number, offer.instance.bytes_le, offer.pipe, *channel.guest_sends
+
+    def channel_close(self, msgid: int, channel: int) -> tuple[Any, ...]:
+        side = self.find(channel)
+        if side is not None:
+            side.channel.close(NtStatus.CANCELLED, f"the {side.role.value} closed the channel", by=side)
+        return ()
+
+    def channel_window(self, channel: int, packets: int, byte_count: int) -> None:
+        side = self.find(channel)
+        if side is not None:
+            side.granted(packets, byte_count)
+
+    # ---- packets
+
+    def packet_send(self, msgid: int, channel: int, flags: int, buffer: bytes, mdl: bytes) -> tuple[Any, ...] | None:
+        side = self._find_for_request(channel)
+        cost = side.charge(len(buffer) + len(mdl))
+        pending = PendingPacket(side, msgid)
+        with side.refunding(cost):
+            outcome = side.send(buffer, parse_mdl_chain_untrusted(mdl), flags, pending)
+        return self._sent(side, cost, msgid, flags, outcome, pending)
+
+    def packet_send_external_mdl(
+        self, msgid: int, channel: int, flags: int, buffer: bytes, mdl: bytes, offset: int, length: int
+    ) -> tuple[Any, ...] | None:
+        side = self._find_for_request(channel)
+        cost = side.charge(len(buffer) + len(mdl))
+        pending = PendingPacket(side, msgid)
+        with side.refunding(cost):
+            outcome = side.send_external(buffer, parse_mdl_chain_untrusted(mdl), (offset, length), flags, pending)
+        return self._sent(side, cost, msgid, flags, outcome, pending)
+
+    def _sent(
+        self, side: ChannelSide, cost: int, msgid: int, flags: int, outcome: SendOutcome, pending: PendingPacket
+    ) -> tuple[Any, ...] | None:
+        side.sent(outcome.transaction_id, cost)
+        if outcome.written and not flags & SendFlags.WAIT_FOR_COMPLETION:
+            return int(NtStatus.SUCCESS), b""
+        pending.transaction_id = outcome.transaction_id
+        self.session.pending[msgid] = pending
+        return None
+
+    def packet_send_run(self, msgid: int, channel: int, run: bytes) -> tuple[Any, ...] | None:
+        side = self._find_for_request(channel)
+        payloads = self._plain_payloads(side, run)
+        pending = PendingRun(side, msgid, len(payloads))
+        for payload in payloads:
+            cost = side.charge(len(payload))
+            with side.refunding(cost):
+                outcome = side.send(payload, None, 0, pending)
+            side.sent(outcome.transaction_id, cost)
+            pending.waiting += not outcome.written
+        if not pending.waiting:
+            return (len(payloads),)
+        self.session.pending[msgid] = pending
+        return None
+
+    @staticmethod
+    def _plain_payloads(side: ChannelSide, run: bytes) -> list[bytes]:
+        if side.channel.offer.pipe:
+            raise Refused(NtStatus.NOT_SUPPORTED, "a run cannot be sent on a pipe channel; send its packets one by one")
+        packets = [parse_packet_untrusted(image) for image in split_packets_untrusted(run)]
+        for index, packet in enumerate(packets):
+            if packet.kind is not PacketKind.IN_BAND or packet.flags:
+                text = f"packet {index} of the run is not a plain in-band packet without completion; send it by itself"
+                raise Refused(NtStatus.INVALID_PARAMETER, text)
+        return [packet.payload for packet in packets]
+
+    def packet_complete(self, channel: int, handle: int, payload: bytes) -> None:
+        side = self.find(channel)
+        if side is not None:
+            side.complete(handle, payload)
+
+    def packet_fail(self, channel: int, handle: int) -> None:
+        side = self.find(channel)
+        if side is not None:
+            side.fail(handle)

@@ -1,0 +1,130 @@
+"""A machine brought to life: its memory, its offers and channels, its TDI transport, and what ends it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from emulator.config import Config, MachineConfig
+from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.datagrams import Datagrams
+from emulator.daemon.log import logger
+from emulator.daemon.memfile import MemoryFile
+from emulator.memory import PageAllocator
+from emulator.status import NtStatus, Refused
+
+if TYPE_CHECKING:
+    from emulator.daemon.channel_requests import PendingOpen
+    from emulator.daemon.segments import Segments
+
+
+class Machine:
+    """One simulated machine. Whatever goes wrong inside it ends it, and nothing else."""
+
+    def __init__(self, name: str, settings: MachineConfig, config: Config, segments: Segments) -> None:
+        self.name = name
+        self.limits = config.limits
+        self.channel_settings = config.channels
+        self.file = MemoryFile(name, settings.memory_bytes)
+        self.memory = self.file.memory
+        self.pages = PageAllocator(self.memory.page_count)
+        self.offers: list[Offer] = []
+        self.waiting: list[PendingOpen] = []
+        self.channels: dict[int, Channel] = {}
+        self.datagrams = Datagrams(name, config, segments.ports_of(name, settings), time.time())
+        self.datagrams.fault = self.fail
+        self.failure: str | None = None
+        self._channels_opened = 0
+        self._log = logger().bind(machine=name)
+
+    def __str__(self) -> str:
+        return f"machine {self.name}"
+
+    # ---- memory
+
+    def discard(self, pfns: tuple[int, ...]) -> None:
+        """Freed pages go back to the system, and are zero when they are allocated again."""
+        self.file.discard(pfns)
+
+    # ---- offers and channels
+
+    def next_channel_number(self) -> int:
+        """Channels count up over the machine's life."""
+        self._channels_opened += 1
+        return self._channels_opened
+
+    @staticmethod
+    def new_instance_id() -> uuid.UUID:
+        """An instance id for a host that named none."""
+        return uuid.uuid4()
+
+    def add_offer(self, offer: Offer) -> None:
+        """Take up an offer; refused when the same interface and instance are offered already, or too much is."""
+        for other in self.offers:
+            if (other.interface, other.instance) == (offer.interface, offer.instance):
+                text = f"{offer} is already offered by {other.session}; rescind it there, or offer another instance"
+                raise Refused(NtStatus.OBJECT_NAME_COLLISION, text)
+        if len(self.offers) >= self.limits.offers_per_machine:
+            text = f"{self} already has {len(self.offers)} offers, as many as a bus can have"
+            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
+        self.offers.append(offer)
+
+    def offer_available(self, offer: Offer) -> None:
+        """An offer is free: the longest waiting guest that wants it gets it."""
+        if offer in self.offers and offer.channel is None:
+            waiter = next((waiter for waiter in self.waiting if waiter.matches(offer)), None)
+            if waiter is not None:
+                waiter.answer(offer)
+
+    def rescind(self, offer: Offer, reason: str) -> None:
+        """Take an offer away; its open channel closes, and the guest's packets complete with DEVICE_REMOVED."""
+        if offer in self.offers:
+            self.offers.remove(offer)
+        if offer.channel is not None:
+            offer.channel.close(NtStatus.DEVICE_REMOVED, reason, by=offer.channel.host)
+
+    # ---- failure and end
+
+    def require_alive(self) -> None:
+        """Refuse whatever is asked of a machine that has failed."""
+        if self.failure is not None:
+            text = f"{self} failed ({self.failure}); restart the daemon to have it again, and please report the log"
+            raise Refused(NtStatus.DEVICE_NOT_READY, text)
+
+    def fail(self, error: Exception) -> None:
+        """A fault in a core: the machine ends, its channels are rescinded, and the log has the traceback once."""
+        if self.failure is not None:
+            return
+        self.failure = f"{type(error).__name__}: {error}"
+        self._log.error("machine.failed", exc_info=error)
+        for offer in list(self.offers):
+            self.rescind(offer, f"{self} failed")
+        for waiter in list(self.waiting):
+            waiter.cancel()
+        self.datagrams.close_all()
+
+    def close(self) -> None:
+        """The daemon stops."""
+        self.datagrams.close_all()
+        self.file.close()
+
+    # ---- looking in
+
+    def describe(self) -> dict[str, Any]:
+        """What ``vmbusctl machines`` shows."""
+        return {
+            "machine": self.name,
+            "state": "failed" if self.failure else "running",
+            "failure": self.failure,
+            "memory_bytes": self.memory.byte_count,
+            "free_bytes": self.pages.free_pages * 4096,
+            "offers": len(self.offers),
+            "open_channels": len(self.channels),
+            "waiting_guests": len(self.waiting),
+            **self.datagrams.describe(),
+        }
+
+    def describe_channels(self) -> list[dict[str, Any]]:
+        """What ``vmbusctl channels`` shows: every offer, open or not."""
+        return [offer.describe() for offer in self.offers]

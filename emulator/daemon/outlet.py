@@ -1,0 +1,92 @@
+"""The write side of one connection: whoever has a frame puts it here, and this object alone writes the socket.
+
+``flush`` writes at once what the socket takes, so that a reply leaves in the turn that made it, in one system call with
+everything else of that turn. Only when the socket is full does the writer task wait for it to drain.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections import deque
+
+import trio
+
+# One send call; about what a Unix socket takes at once, so that a large queue is not copied over and over.
+SEND_BYTES = 256 * 1024
+
+
+class Outlet:
+    """One connection's outgoing frames, in order, with the descriptors that accompany some of them."""
+
+    def __init__(self, sock: socket.socket, limit_bytes: int) -> None:
+        self._sock = sock
+        self._limit_bytes = limit_bytes
+        self._queue: deque[bytearray | tuple[bytes, int]] = deque()
+        self._stalled = trio.Event()
+        self.queued_bytes = 0
+        self.overflowed = False
+        self.broken = False
+
+    def put(self, frame: bytes) -> None:
+        """Queue a frame. Past the bound nothing more is kept, and ``overflowed`` says the session has to end."""
+        self.queued_bytes += len(frame)
+        if self.queued_bytes > self._limit_bytes:
+            self.overflowed = True
+            return
+        if self._queue and isinstance(last := self._queue[-1], bytearray):
+            last += frame
+        else:
+            self._queue.append(bytearray(frame))
+
+    def put_with_descriptor(self, frame: bytes, descriptor: int) -> None:
+        """Queue a frame that carries a copy of a descriptor."""
+        self.queued_bytes += len(frame)
+        self._queue.append((frame, os.dup(descriptor)))
+
+    def flush(self) -> None:
+        """Write what the socket takes now; what is left is the writer task's."""
+        queue = self._queue
+        try:
+            while queue:
+                head = queue[0]
+                if isinstance(head, tuple):
+                    self._send_with_descriptor(*head)
+                    continue
+                with memoryview(head) as view, view[:SEND_BYTES] as portion:
+                    sent = self._sock.send(portion)
+                self.queued_bytes -= sent
+                if sent == len(head):
+                    queue.popleft()
+                else:
+                    del head[:sent]
+        except BlockingIOError:
+            self._stalled.set()
+        except OSError:
+            # The peer is gone; its session's reader finds out and ends it.
+            self.broken = True
+            self.close()
+
+    def _send_with_descriptor(self, frame: bytes, descriptor: int) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        sent = self._sock.sendmsg([frame], rights)
+        os.close(descriptor)
+        self.queued_bytes -= sent
+        self._queue.popleft()
+        if sent < len(frame):
+            self._queue.appendleft(bytearray(frame[sent:]))
+
+    async def writable(self) -> None:
+        """Return when a full socket has drained; for the one task that then flushes again."""
+        await self._stalled.wait()
+        self._stalled = trio.Event()
+        await trio.lowlevel.wait_writable(self._sock)
+
+    def close(self) -> None:
+        """Forget what is queued, and close the descriptors in it."""
+        while self._queue:
+            item = self._queue.popleft()
+            if isinstance(item, tuple):
+                os.close(item[1])
+        self.queued_bytes = 0

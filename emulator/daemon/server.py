@@ -1,0 +1,130 @@
+"""serve(): the nursery tree of the daemon, its signals, and the pump that moves what sessions have to say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from emulator.config import Config
+from emulator.daemon.listeners import UnixListener
+from emulator.daemon.log import logger
+from emulator.daemon.machines import Machine
+from emulator.daemon.segments import Segments
+from emulator.daemon.session import Session
+from emulator.status import NtStatus, Refused
+
+# Turns taken on the spot after a read; whatever is still due then is the pump task's, between other sessions' reads.
+PROMPT_ROUNDS = 4
+
+
+def daemon_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return importlib.metadata.version("vmbus-emulator")
+    except importlib.metadata.PackageNotFoundError:
+        return "uninstalled"
+
+
+class Server:
+    """Machines and sessions, and the one place where a turn of work is driven to its end."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.version = daemon_version()
+        segments = Segments(config)
+        self.machines = {name: Machine(name, settings, config, segments) for name, settings in config.machines.items()}
+        self._sessions: dict[int, Session] = {}
+        self._sessions_begun = 0
+        self._dirty: dict[Session, None] = {}
+        self._more = trio.Event()
+        self._log = logger()
+
+    def find_machine(self, name: str) -> Machine:
+        """The machine of that name."""
+        machine = self.machines.get(name)
+        if machine is None:
+            known = ", ".join(sorted(self.machines)) or "none; add [machines.NAME] to the configuration"
+            raise Refused(NtStatus.OBJECT_NAME_NOT_FOUND, f"there is no machine {name!r}; there are: {known}")
+        return machine
+
+    # ---- the pump
+
+    def mark_dirty(self, session: Session) -> None:
+        """A session has something to do in the next pump."""
+        self._dirty[session] = None
+
+    def pump(self) -> None:
+        """Let every session with something to do take a turn; again, while that gives others something to do."""
+        for _ in range(PROMPT_ROUNDS):
+            if not self._dirty:
+                return
+            dirty, self._dirty = self._dirty, {}
+            for session in dirty:
+                session.pump()
+        if self._dirty:
+            self._more.set()
+
+    async def _pump_rest(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more = trio.Event()
+            self.pump()
+            # Readers come first: they hold the completions and grants that let rings drain.
+            await trio.lowlevel.checkpoint()
+
+    # ---- sessions
+
+    async def _serve_client(self, sock: socket.socket) -> None:
+        self._sessions_begun += 1
+        session = Session(self, sock, self._sessions_begun)
+        self._sessions[session.number] = session
+        if len(self._sessions) > self.config.limits.sessions:
+            session.end(NtStatus.INSUFFICIENT_RESOURCES, f"the daemon already serves {len(self._sessions) - 1} clients")
+        await session.run()
+
+    def forget(self, session: Session) -> None:
+        """A session is over."""
+        self._sessions.pop(session.number, None)
+        self._dirty.pop(session, None)
+
+    # ---- life
+
+    async def run(self, listener: UnixListener, ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                for machine in self.machines.values():
+                    await nursery.start(machine.datagrams.run, self.pump)
+                nursery.start_soon(self._pump_rest)
+                nursery.start_soon(listener.run, self._serve_client)
+                ready()
+                async for number in signals:
+                    self._log.info("daemon.stopping", signal=signal.Signals(number).name)
+                    break
+                listener.close()
+                for session in list(self._sessions.values()):
+                    session.end(NtStatus.DEVICE_REMOVED, "the daemon is stopping")
+                await self._until_sessions_end()
+                nursery.cancel_scope.cancel()
+        for machine in self.machines.values():
+            machine.close()
+
+    async def _until_sessions_end(self) -> None:
+        with trio.move_on_after(5):
+            while self._sessions:
+                await trio.lowlevel.checkpoint()
+
+
+async def serve(config: Config, socket_path: Path, ready: Callable[[], None]) -> None:
+    """Run the daemon; ``ready`` is called once when its socket listens. Raises AddressInUse for a live rival."""
+    listener = UnixListener(socket_path)
+    with listener:
+        server = Server(config)
+        logger().info("daemon.listening", socket=str(socket_path), machines=len(server.machines))
+        await server.run(listener, ready)
+    logger().info("daemon.stopped")

@@ -1,0 +1,309 @@
+"""One attached client: one reader, one writer, and everything the client holds.
+
+The reader takes what has arrived, dispatches each message to a plain function, and lets the server pump: every session
+with something to say says it in one system call. Nothing between a core call and performing what it returned awaits.
+
+What ends a session: its client closing the socket, a broken rule of the wire (the client is told which), an outbox
+nobody reads, or the daemon stopping. Whatever the client held is then closed, and its peers are told.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from emulator.daemon.address_requests import AddressRequests
+from emulator.daemon.channel_requests import ChannelRequests
+from emulator.daemon.log import logger
+from emulator.daemon.machine_requests import MachineRequests
+from emulator.daemon.outlet import Outlet
+from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.wire.codec import (
+    BadRequest,
+    FrameDecoder,
+    FrameLimits,
+    Message,
+    Notification,
+    Request,
+    WireError,
+    encode_error,
+    encode_notification,
+    encode_response,
+)
+from emulator.wire.schema import GOODBYE, HELLO, METHODS, Direction, Method
+
+if TYPE_CHECKING:
+    from emulator.daemon.machines import Machine
+    from emulator.daemon.server import Server
+
+RECEIVE_BYTES = 64 * 1024
+# Reads in one turn before other sessions get theirs.
+READS_PER_TURN = 4
+# Above this much unsent, rings are left alone: they are the queue, the outbox is not.
+OUTBOX_HIGH_BYTES = 512 * 1024
+# Room to learn of one descriptor nobody asked for; the kernel closes the others.
+ANCILLARY_BYTES = socket.CMSG_SPACE(4)
+
+Handler = Callable[..., tuple[Any, ...] | None]
+
+
+class Pending(Protocol):
+    """A request that waits for its answer; cancelling it must make the answer come soon."""
+
+    def cancel(self) -> None:
+        """Give it up."""
+
+
+class Drainable(Protocol):
+    """Something of this session's that may have more for its client: a channel end or an address."""
+
+    machine: Machine
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still is there."""
+
+    def drain(self) -> bool:
+        """One bounded turn; True when another is due now."""
+
+    def violated(self, violation: PeerViolation) -> None:
+        """What it drained from broke the rules."""
+
+
+class Session:
+    """The daemon's side of one attached client."""
+
+    def __init__(self, server: Server, sock: socket.socket, number: int) -> None:
+        self.server = server
+        self.limits = server.config.limits
+        self.number = number
+        self.client = ""
+        self.is_open = True
+        self.pending: dict[int, Pending] = {}
+        self.acting_on: Machine | None = None
+        self._sock = sock
+        self._pid = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
+        self._outlet = Outlet(sock, self.limits.outbox_bytes)
+        self._ready: dict[Drainable, None] = {}
+        self._scope = trio.CancelScope()
+        self._farewell: tuple[NtStatus, str] | None = None
+        self.machine_requests = MachineRequests(self)
+        self.channel_requests = ChannelRequests(self)
+        self.address_requests = AddressRequests(self)
+        self._handlers = self._collect_handlers()
+        self._log = logger().bind(session=number, pid=self._pid)
+
+    def __str__(self) -> str:
+        return f"session {self.number} (client {self.client!r}, process {self._pid})"
+
+    def _collect_handlers(self) -> dict[Method, Handler]:
+        owners = (self.machine_requests, self.channel_requests, self.address_requests)
+        handlers: dict[Method, Handler] = {}
+        for method in METHODS:
+            if method.direction is not Direction.TO_CLIENT:
+                name = method.name.replace(".", "_")
+                handlers[method] = next(getattr(owner, name) for owner in owners if hasattr(owner, name))
+        return handlers
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Serve the client until it goes, or has to go."""
+        self._log.info("session.began")
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                nursery.start_soon(self._write)
+                try:
+                    await self._read()
+                except PeerViolation as violation:
+                    self._farewell = NtStatus.INVALID_PARAMETER, str(violation)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._finish()
+
+    def end(self, status: NtStatus, reason: str) -> None:
+        """End the session from outside, and tell the client why."""
+        if self._farewell is None:
+            self._farewell = status, reason
+        self._scope.cancel()
+
+    def _finish(self) -> None:
+        self.is_open = False
+        self._ready.clear()
+        reason = self._farewell[1] if self._farewell else "the client went away"
+        for owner in (self.channel_requests, self.address_requests, self.machine_requests):
+            owner.close_all(f"{self} ended: {reason}")
+        self.pending.clear()
+        if self._farewell is not None:
+            self._outlet.put(encode_notification(GOODBYE, int(self._farewell[0]), self._farewell[1][:1024]))
+            self._outlet.flush()
+        self._outlet.close()
+        trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+        self.server.forget(self)
+        self._log.info("session.ended", client=self.client, reason=reason)
+        self.server.pump()
+
+    # ---- reading
+
+    async def _read(self) -> None:
+        frame_began: float | None = trio.current_time()
+        while True:
+            if frame_began is None:
+                await trio.lowlevel.wait_readable(self._sock)
+            else:
+                await self._wait_for_rest(frame_began)
+            if not self._receive():
+                return
+            self.server.pump()
+            if self.client == "":
+                continue
+            if not self._decoder.has_partial_frame:
+                frame_began = None
+            elif frame_began is None:
+                frame_began = trio.current_time()
+
+    async def _wait_for_rest(self, began: float) -> None:
+        """Wait for more of a hello or of a frame, but not for ever."""
+        hello = self.client == ""
+        seconds = self.limits.hello_seconds if hello else self.limits.frame_seconds
+        with trio.move_on_at(began + seconds) as scope:
+            await trio.lowlevel.wait_readable(self._sock)
+        if scope.cancelled_caught:
+            what = "no hello came" if hello else "a frame was left unfinished"
+            raise WireError(f"{what} within {seconds:g} seconds")
+
+    def _receive(self) -> bool:
+        """Take what has arrived and dispatch it; False at the end of the stream."""
+        for _ in range(READS_PER_TURN):
+            try:
+                data, ancillary, flags, _address = self._sock.recvmsg(
+                    RECEIVE_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if ancillary or flags & socket.MSG_CTRUNC:
+                _close_descriptors(ancillary)
+                raise WireError("descriptors were passed that nobody asked for; this protocol takes none")
+            if not data:
+                return False
+            for message in self._decoder.feed(data):
+                self._dispatch(message)
+            if len(data) < RECEIVE_BYTES:
+                return True
+        return True
+
+    def _dispatch(self, message: Message) -> None:
+        match message:
+            case Request(msgid, method, args):
+                self._answer(msgid, method, args)
+            case Notification(method, args):
+                self._require_hello(method)
+                self._call(method, args)
+            case BadRequest(msgid, status, text):
+                self._require_hello(None)
+                self.put(encode_error(msgid, status, text))
+            case _:
+                raise WireError("a response came to a request that was never sent")
+
+    def _answer(self, msgid: int, method: Method, args: tuple[Any, ...]) -> None:
+        self._require_hello(method)
+        if msgid in self.pending:
+            raise WireError(f"request {msgid} is still unanswered; its msgid cannot be used again yet")
+        if len(self.pending) >= self.limits.outstanding_requests:
+            text = f"more than {self.limits.outstanding_requests} requests are unanswered"
+            self.put(encode_error(msgid, NtStatus.INSUFFICIENT_RESOURCES, text))
+            return
+        try:
+            result = self._call(method, (msgid, *args))
+        except Refused as refusal:
+            self.put(encode_error(msgid, refusal.status, refusal.text))
+        else:
+            if result is not None:
+                self.put(encode_response(msgid, *result))
+
+    def _call(self, method: Method, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self.acting_on = None
+        try:
+            return self._handlers[method](*args)
+        except (Refused, PeerViolation):
+            raise
+        except Exception as error:
+            # A fault in a core ends the machine it was about, and only that.
+            machine: Machine | None = self.acting_on
+            if machine is None:
+                raise
+            machine.fail(error)
+            raise Refused(NtStatus.DEVICE_NOT_READY, f"{machine} failed; the daemon's log says why") from None
+
+    def _require_hello(self, method: Method | None) -> None:
+        if self.client == "" and method is not HELLO:
+            raise WireError("the first message must be the request 'hello'")
+
+    # ---- writing
+
+    async def _write(self) -> None:
+        while True:
+            await self._outlet.writable()
+            self.server.mark_dirty(self)
+            self.server.pump()
+
+    def put(self, frame: bytes) -> None:
+        """Queue a frame for the client; it leaves with the next pump."""
+        if self.is_open:
+            self._outlet.put(frame)
+            self.server.mark_dirty(self)
+
+    def put_with_descriptor(self, frame: bytes, descriptor: int) -> None:
+        """Queue a frame that carries a copy of a descriptor."""
+        if self.is_open:
+            self._outlet.put_with_descriptor(frame, descriptor)
+            self.server.mark_dirty(self)
+
+    def mark_ready(self, source: Drainable) -> None:
+        """A channel end has a reason to look at its ring, or an address a datagram."""
+        if self.is_open:
+            self._ready[source] = None
+            self.server.mark_dirty(self)
+
+    def pump(self) -> None:
+        """One turn: drain ready channels while the outbox has room, then write."""
+        if self._outlet.queued_bytes >= OUTBOX_HIGH_BYTES:
+            self._outlet.flush()
+        if self._outlet.queued_bytes < OUTBOX_HIGH_BYTES:
+            ready, self._ready = self._ready, {}
+            for source in ready:
+                if source.is_open and self._drain(source):
+                    self.mark_ready(source)
+        self._outlet.flush()
+        if self._outlet.overflowed:
+            self.end(NtStatus.INSUFFICIENT_RESOURCES, "the client does not read its socket, and its outbox is full")
+
+    @staticmethod
+    def _drain(source: Drainable) -> bool:
+        try:
+            return source.drain()
+        except PeerViolation as violation:
+            source.violated(violation)
+        except Exception as error:  # noqa: BLE001 -- a fault in a core ends its machine, and only that
+            source.machine.fail(error)
+        return False
+
+
+def _close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors = array.array("i")
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+            for descriptor in descriptors:
+                os.close(descriptor)
