@@ -8,8 +8,8 @@ from clients.connection import Connection, connect
 from clients.inbox import Datagram
 from clients.memory import Buffer, MachineMemory
 from clients.protocol import ConnectionLost, RequestFailed
-from clients.requests import Completion
-from clients.tdi import Address, IoStatus
+from clients.requests import Completion, IoStatus
+from clients.tdi import Address
 from clients.vmbus import Channel, Machine, OfferedChannel, Packet
 from emulator.vmbus.send_rules import SendFlags
 

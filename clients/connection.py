@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import socket
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from clients import requests
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import Call, ClientProtocol, ConnectionLost, Post, RequestFailed
-from emulator.place import default_socket_path
+from clients.unix import Attached, client_name, open_socket, receive_into
 from emulator.status import PeerViolation
 from emulator.wire.runs import unpack_pfns
 from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, MEMORY_ALLOCATE, PING
@@ -25,33 +22,9 @@ from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, MEMORY_ALLOCATE
 if TYPE_CHECKING:
     from clients.vmbus import Machine
 
-RECEIVE_BYTES = 64 * 1024
-# The daemon passes one descriptor at a time; room for a few that came together.
-ANCILLARY_BYTES = socket.CMSG_SPACE(8 * 4)
 # Unsent bytes above which a call waits for the socket before it returns.
 OUTGOING_HIGH_BYTES = 256 * 1024
 GOODBYE_SECONDS = 1.0
-
-
-class Attached(NamedTuple):
-    """A machine as the daemon gave it."""
-
-    number: int
-    memory: MachineMemory
-
-
-def received_descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors among ancillary data."""
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return list(found)
-
-
-def unreachable(path: Path, error: OSError) -> ConnectionLost:
-    """Why there is no connection, and what to do."""
-    return ConnectionLost(f"no daemon answers at {path} ({error.strerror}); start one with: vmbusd --socket {path}")
 
 
 class Connection:
@@ -174,16 +147,9 @@ class Connection:
 
     def _receive(self) -> None:
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+            touched = receive_into(self.protocol, self._sock)
         except BlockingIOError:
             return
-        except OSError as error:
-            raise ConnectionLost(f"the connection to the daemon broke: {error.strerror}") from None
-        if not data:
-            raise ConnectionLost("the daemon closed the connection")
-        touched = self.protocol.receive(data, received_descriptors(ancillary))
-        for descriptor in self.protocol.take_unclaimed_descriptors():
-            os.close(descriptor)
         self._wake(touched)
         if self.protocol.outgoing:
             self.flush()
@@ -220,17 +186,11 @@ async def connect(
     ``name`` shows in listings and logs. With ``map_memory`` guest memory is mapped into this process; without, it is
     read and written by message. Raises ConnectionLost when no daemon answers.
     """
-    where = Path(path) if path is not None else default_socket_path()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.connect(str(where))
-    except OSError as error:
-        sock.close()
-        raise unreachable(where, error) from None
+    sock = open_socket(path)
     sock.setblocking(False)
     connection = Connection(sock, map_memory=map_memory)
     async with _background(connection):
-        await connection.finish(requests.hello(connection.protocol, name or Path(sys.argv[0]).name or "python"))
+        await connection.finish(requests.hello(connection.protocol, client_name(name)))
         yield connection
 
 

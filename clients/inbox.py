@@ -114,6 +114,11 @@ class ReceivedPacket:
         return bool(self.packet.flags & COMPLETION_REQUESTED)
 
     @property
+    def is_held(self) -> bool:
+        """Whether the daemon keeps it until it is completed; one that wants no completion is finished on delivery."""
+        return self.wants_completion or self.has_external_data
+
+    @property
     def has_external_data(self) -> bool:
         """Whether it points at guest memory (rule R2)."""
         return self.packet.kind is PacketKind.GPA_DIRECT

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from types import TracebackType
 
-from emulator.memory import PAGE_SIZE, AddressOutsideMemory, GpaRange, GuestMemory, Mdl, PageAllocator, pages_spanned
+from emulator.memory import (
+    PAGE_SHIFT,
+    PAGE_SIZE,
+    AddressOutsideMemory,
+    GpaRange,
+    GuestMemory,
+    Mdl,
+    PageAllocator,
+    pages_spanned,
+)
 from emulator.status import NtStatus, Refused
 
 # Pages a client asks for when it attaches: 2 MiB, enough for most programs and little of any machine.
 POOL_PAGES = 512
+# What one memory.read or memory.write may carry.
+CHUNK_BYTES = 256 * 1024
 
 
 class MemoryNotMapped(Exception):
@@ -131,6 +143,21 @@ class Buffer:
         if not self._is_freed:
             self._is_freed = True
             self._memory.free(self.pfns)
+
+
+def pages_of(rng: GpaRange) -> Iterator[tuple[int, int]]:
+    """(address, bytes) of a range of guest memory, in pieces that one message can carry."""
+    offset, left, index = rng.byte_offset, rng.byte_count, 0
+    while left:
+        start = (rng.pfns[index] << PAGE_SHIFT) + offset
+        size = min(left, PAGE_SIZE - offset)
+        index += 1
+        while size < min(left, CHUNK_BYTES - PAGE_SIZE) and rng.pfns[index] == rng.pfns[index - 1] + 1:
+            size = min(left, size + PAGE_SIZE)
+            index += 1
+        yield start, size
+        left -= size
+        offset = 0
 
 
 def gather(memory: GuestMemory, ranges: tuple[GpaRange, ...]) -> bytes:

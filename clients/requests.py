@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 from clients.inbox import AddressState, ChannelState, Datagram, OfferState, ReceivedPacket
+from clients.memory import MachineMemory, gather
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
-from emulator.memory import Mdl
-from emulator.status import NtStatus
+from emulator.memory import GpaRange, Mdl
+from emulator.status import NtStatus, Refused
 from emulator.wire.runs import pack_mdl_chain
 from emulator.wire.schema import (
     ADDRESS_CLOSE,
@@ -27,7 +28,7 @@ from emulator.wire.schema import (
 )
 from emulator.wire.window import PACKET_OVERHEAD_BYTES
 
-Identity = uuid.UUID | str
+Identity = UUID | str
 
 
 class Completion(bytes):
@@ -36,9 +37,16 @@ class Completion(bytes):
     status: NtStatus = NtStatus.SUCCESS
 
 
-def as_uuid(identity: Identity) -> uuid.UUID:
+class IoStatus(NamedTuple):
+    """How a request ended. Windows: IO_STATUS_BLOCK."""
+
+    status: NtStatus
+    information: int
+
+
+def as_uuid(identity: Identity) -> UUID:
     """A GUID given as such or as text."""
-    return identity if isinstance(identity, uuid.UUID) else uuid.UUID(identity)
+    return identity if isinstance(identity, UUID) else UUID(identity)
 
 
 def hello(protocol: ClientProtocol, name: str) -> Call:
@@ -60,7 +68,7 @@ def offer_channel(
     kind = as_uuid(interface)
 
     def build(result: tuple[Any, ...]) -> OfferState:
-        state = OfferState(result[0], kind, uuid.UUID(bytes_le=result[1]), pipe=pipe)
+        state = OfferState(result[0], kind, UUID(bytes_le=result[1]), pipe=pipe)
         protocol.add_offer(state)
         return state
 
@@ -81,11 +89,11 @@ def open_channel(
 ) -> Call:
     """Open a channel; builds its ChannelState."""
 
-    def build(result: tuple[Any, ...]) -> tuple[ChannelState, uuid.UUID]:
+    def build(result: tuple[Any, ...]) -> tuple[ChannelState, UUID]:
         number, instance_bytes, pipe, packets, byte_count = result
         state = ChannelState(number, (packets, byte_count), GRANT, pipe=pipe, offer=None)
         protocol.add_channel(state)
-        return state, uuid.UUID(bytes_le=instance_bytes)
+        return state, UUID(bytes_le=instance_bytes)
 
     def undo(result: tuple[Any, ...]) -> None:
         protocol.call(CHANNEL_CLOSE, result[0])
@@ -114,6 +122,13 @@ def rescind(protocol: ClientProtocol, state: OfferState) -> Call | None:
         protocol.drop_channel(opening, NtStatus.CANCELLED, "the offer was rescinded here")
     protocol.drop_offer(state)
     return call
+
+
+def opening_of(state: OfferState) -> ChannelState:
+    """The opening an offer has now."""
+    if state.opening is None:
+        raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, "no guest has this channel open; wait for opened() first")
+    return state.opening
 
 
 def send(protocol: ClientProtocol, state: ChannelState, buffer: bytes, mdl: Mdl | None, flags: int) -> Call:
@@ -151,18 +166,37 @@ def take_packet(protocol: ClientProtocol, items: Any) -> ReceivedPacket:
     return packet
 
 
+def usable_ranges(received: ReceivedPacket) -> tuple[GpaRange, ...]:
+    """The guest memory a packet points at. Windows: VmbChannelPacketGetExternalData (rules R6, R7)."""
+    if not received.has_external_data:
+        raise RequestFailed(NtStatus.INVALID_PARAMETER, "the packet has no external data")
+    if received.refusal is not None:
+        raise RequestFailed(NtStatus(received.refusal[0]), received.refusal[1])
+    if received.packet.range_error is not None:
+        raise RequestFailed(NtStatus.INVALID_PARAMETER, received.packet.range_error)
+    return received.ranges
+
+
+def gather_mapped(memory: MachineMemory, ranges: tuple[GpaRange, ...]) -> bytes:
+    """A copy of ranges of mapped guest memory."""
+    try:
+        return gather(memory.mapped, ranges)
+    except Refused as refusal:
+        raise RequestFailed(refusal.status, refusal.message) from None
+
+
 def complete(protocol: ClientProtocol, packet: ReceivedPacket, payload: bytes) -> None:
     """Windows: VmbChannelPacketComplete. On a channel that has closed meanwhile there is nobody to tell."""
     if packet.completed:
         raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, f"packet {packet.handle} has been completed already")
     packet.completed = True
-    if packet.state.closed is None:
+    if packet.is_held and packet.state.closed is None:
         protocol.notify(PACKET_COMPLETE, packet.state.number, packet.handle, bytes(payload))
 
 
 def fail(protocol: ClientProtocol, packet: ReceivedPacket) -> None:
     """Windows: VmbChannelPacketFail."""
-    if not packet.completed and packet.state.closed is None:
+    if packet.is_held and not packet.completed and packet.state.closed is None:
         protocol.notify(PACKET_FAIL, packet.state.number, packet.handle)
     packet.completed = True
 
@@ -213,9 +247,16 @@ def query_address(protocol: ClientProtocol, state: AddressState, query_type: int
     return protocol.call(ADDRESS_QUERY, state.number, query_type, buffer_bytes)
 
 
-def raise_on_error(status: int, information: int, message: str) -> tuple[NtStatus, int]:
-    """(status, information) of a request that moved data, with or without a warning; RequestFailed for an error."""
+def raise_on_error(status: int, information: int, message: str) -> IoStatus:
+    """How a request ended, with or without a warning; RequestFailed for an error."""
     known = NtStatus(status)
     if known.is_error:
         raise RequestFailed(known, message, information)
-    return known, information
+    return IoStatus(known, information)
+
+
+def query_answer(result: tuple[Any, ...]) -> bytes:
+    """The structure a query returned; RequestFailed for an error."""
+    status, information, message, data = result
+    raise_on_error(status, information, message)
+    return bytes(data)

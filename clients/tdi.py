@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from clients import requests
 from clients.inbox import AddressState, Datagram
 from clients.protocol import ConnectionLost
-from emulator.status import NtStatus
+from clients.requests import IoStatus
 
 if TYPE_CHECKING:
     from clients.connection import Connection
-
-
-class IoStatus(NamedTuple):
-    """How a request ended. Windows: IO_STATUS_BLOCK."""
-
-    status: NtStatus
-    information: int
 
 
 class Address:
@@ -37,15 +30,12 @@ class Address:
     async def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
         call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
-        return IoStatus(*requests.raise_on_error(*await self._connection.finish(call)))
+        return requests.raise_on_error(*await self._connection.finish(call))
 
     async def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on this address; the structure's bytes."""
         call = requests.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
-        status, information, message, data = await self._connection.finish(call)
-        requests.raise_on_error(status, information, message)
-        answer: bytes = data
-        return answer
+        return requests.query_answer(await self._connection.finish(call))
 
     def __aiter__(self) -> Address:
         return self

@@ -9,21 +9,19 @@ from uuid import UUID
 
 from clients import requests
 from clients.inbox import ChannelState, OfferState, ReceivedPacket
-from clients.memory import Buffer, MachineMemory, gather
+from clients.memory import Buffer, MachineMemory, pages_of
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, Identity
 from clients.tdi import Address
+from clients.unix import Attached
 from emulator.memory import GpaRange, Mdl
-from emulator.status import NtStatus, Refused
+from emulator.status import NtStatus
 from emulator.vmbus.send_rules import SendFlags
 from emulator.wire.runs import unpack_pfns
 from emulator.wire.schema import MEMORY_ALLOCATE, MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
 
 if TYPE_CHECKING:
-    from clients.connection import Attached, Connection
-
-# What one memory.read or memory.write may carry.
-CHUNK_BYTES = 256 * 1024
+    from clients.connection import Connection
 
 
 class Machine:
@@ -54,9 +52,9 @@ class Machine:
     async def read_memory(self, rng: GpaRange) -> bytes:
         """A copy of a range of guest memory: through the mapping, or by message without one."""
         if self.memory.is_mapped:
-            return gather(self.memory.mapped, (rng,))
+            return requests.gather_mapped(self.memory, (rng,))
         parts: list[bytes] = []
-        for address, size in _pages_of(rng):
+        for address, size in pages_of(rng):
             (data,) = await self._connection.request(MEMORY_READ, self._number, address, size)
             parts.append(data)
         return b"".join(parts)
@@ -67,7 +65,7 @@ class Machine:
             self.memory.mapped.write_range(rng, data)
             return
         done = 0
-        for address, size in _pages_of(rng):
+        for address, size in pages_of(rng):
             portion = data[done : done + size]
             if not portion:
                 break
@@ -115,25 +113,7 @@ class Machine:
     async def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""
         result = await self._connection.request(NETWORK_QUERY, self._number, network, query_type, buffer_bytes)
-        requests.raise_on_error(*result[:3])
-        data: bytes = result[3]
-        return data
-
-
-def _pages_of(rng: GpaRange) -> Iterable[tuple[int, int]]:
-    """(address, bytes) of a range, in pieces that one message can carry."""
-    offset, left = rng.byte_offset, rng.byte_count
-    index = 0
-    while left:
-        start = (rng.pfns[index] << 12) + offset
-        size = min(left, 4096 - offset)
-        index += 1
-        while size < min(left, CHUNK_BYTES - 4096) and rng.pfns[index] == rng.pfns[index - 1] + 1:
-            size = min(left, size + 4096)
-            index += 1
-        yield start, size
-        left -= size
-        offset = 0
+        return requests.query_answer(result)
 
 
 class Packet:
@@ -148,26 +128,13 @@ class Packet:
         self.has_external_data = received.has_external_data
         self.ranges = received.ranges
 
-    def _usable_ranges(self) -> tuple[GpaRange, ...]:
-        """Windows: VmbChannelPacketGetExternalData (rules R6, R7)."""
-        if not self.has_external_data:
-            raise RequestFailed(NtStatus.INVALID_PARAMETER, "the packet has no external data")
-        if self._received.refusal is not None:
-            raise RequestFailed(NtStatus(self._received.refusal[0]), self._received.refusal[1])
-        if self._received.packet.range_error is not None:
-            raise RequestFailed(NtStatus.INVALID_PARAMETER, self._received.packet.range_error)
-        return self.ranges
-
     def external_data(self) -> bytes:
         """A copy of the guest memory it points at; for clients that have mapped it."""
-        try:
-            return gather(self._machine.memory.mapped, self._usable_ranges())
-        except Refused as refusal:
-            raise RequestFailed(refusal.status, refusal.message) from None
+        return requests.gather_mapped(self._machine.memory, requests.usable_ranges(self._received))
 
     async def read_external_data(self) -> bytes:
         """The same, for every client."""
-        return b"".join([await self._machine.read_memory(rng) for rng in self._usable_ranges()])
+        return b"".join([await self._machine.read_memory(rng) for rng in requests.usable_ranges(self._received)])
 
     async def complete(self, payload: bytes = b"") -> None:
         """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""
@@ -282,9 +249,7 @@ class OfferedChannel(_End):
         self.instance = state.instance
 
     def _open_state(self) -> ChannelState:
-        if self._state.opening is None:
-            raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, "no guest has this channel open; await opened() first")
-        return self._state.opening
+        return requests.opening_of(self._state)
 
     @property
     def is_open(self) -> bool:

@@ -275,7 +275,8 @@ class Channel:
             incoming_ring_pages=receive_pages,
             transaction_quota=limits.outstanding_packets,
         )
-        profile = KmclProfile()
+        # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
+        profile = KmclProfile(hold_unasked_packets=False)
         guest_end = ChannelEndpoint(
             Side.GUEST,
             RingReceiver(to_guest, full_fence),

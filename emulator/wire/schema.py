@@ -198,7 +198,8 @@ PACKET_SEND_RUN = _row(32, "packet.send_run", _IN, (
     "Many packets in one call. Answered when all are in the ring.")
 PACKET_COMPLETE = _row(33, "packet.complete", _IN, (
     _CHANNEL, Field("handle", U64, "the packet"), Field("payload", PAYLOAD, "the completion's bytes"),
-), None, "Windows: VmbChannelPacketComplete. Exactly once for each packet received.")
+), None, "Windows: VmbChannelPacketComplete. Exactly once for each packet received that asks for a completion or is "
+    "GPA-direct; any other is finished when it is delivered.")
 PACKET_FAIL = _row(34, "packet.fail", _IN, (_CHANNEL, Field("handle", U64, "the packet")), None,
     "Windows: VmbChannelPacketFail. No completion is sent, and the channel delivers nothing more.")
 

@@ -34,6 +34,7 @@ PURE_STDLIB = frozenset(
         "heapq",
         "ipaddress",
         "itertools",
+        "json",
         "math",
         "operator",
         "re",
@@ -84,8 +85,9 @@ class Violation(NamedTuple):
 
 FOUNDATION = ("emulator.status", "emulator.memory")
 MEETING_PLACE = "emulator.place"
-CLIENT_CORE = ("clients.protocol",)
+CLIENT_CORE = ("clients.protocol", "clients.inbox")
 BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
+CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix")
 BELOW_CLIENTS = (*FOUNDATION, "emulator.vmbus", "emulator.tdi.structures", "emulator.wire", "emulator.place")
 EVENT_LOOPS = ("asyncio", "selectors")
 
@@ -157,8 +159,14 @@ LAYERS = (
         reason="the client's core is pure, so that both faces can share it",
     ),
     Layer(
+        CLIENT_SHARED,
+        (*BELOW_CLIENTS, *CLIENT_CORE, *CLIENT_SHARED),
+        banned_stdlib=EVENT_LOOPS,
+        reason="what both faces are made of knows neither of them, and no event loop",
+    ),
+    Layer(
         ("clients.sync",),
-        (*BELOW_CLIENTS, MEETING_PLACE, *CLIENT_CORE, "clients.sync"),
+        (*BELOW_CLIENTS, MEETING_PLACE, *CLIENT_CORE, *CLIENT_SHARED, "clients.sync"),
         banned_stdlib=EVENT_LOOPS,
         reason="the synchronous face runs without an event loop",
     ),

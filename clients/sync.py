@@ -1,0 +1,428 @@
+"""The client library without an event loop: the same names, plain calls. For the REPL, tests, and lowest latency.
+
+One connection belongs to one thread. Whatever arrives is read while a call waits; between calls nothing runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+from clients import requests
+from clients.inbox import AddressState, ChannelState, Datagram, OfferState, ReceivedPacket
+from clients.memory import POOL_PAGES, Buffer, MachineMemory, pages_of
+from clients.protocol import Call, ClientProtocol, ConnectionLost, Post, RequestFailed
+from clients.requests import Completion, Identity, IoStatus
+from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
+from emulator.memory import GpaRange, Mdl
+from emulator.status import NtStatus, PeerViolation
+from emulator.vmbus.send_rules import SendFlags
+from emulator.wire.runs import unpack_pfns
+from emulator.wire.schema import (
+    DAEMON_INSPECT,
+    MACHINE_ATTACH,
+    MEMORY_ALLOCATE,
+    MEMORY_READ,
+    MEMORY_WRITE,
+    NETWORK_QUERY,
+    PING,
+)
+
+
+class Connection:
+    """One connection. Made by ``connect``."""
+
+    def __init__(self, sock: socket.socket, *, map_memory: bool) -> None:
+        self.protocol = ClientProtocol()
+        self.map_memory = map_memory
+        self._sock = sock
+        self._attached: dict[str, Attached] = {}
+
+    # ---- the daemon itself
+
+    def machine(self, name: str) -> Machine:
+        """Begin to act on a machine of the daemon's."""
+        if name not in self._attached:
+            call = self.protocol.call(MACHINE_ATTACH, name, self.map_memory)
+            number, memory_bytes, _ = self.finish(call)
+            try:
+                pool = unpack_pfns(self.request(MEMORY_ALLOCATE, number, POOL_PAGES)[0])
+            except RequestFailed:
+                pool = ()  # Used up; whoever needs buffers is told when they ask for one.
+            self._attached[name] = Attached(number, MachineMemory(memory_bytes, call.descriptor, pool))
+        return Machine(self, name, self._attached[name])
+
+    def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
+        """What the daemon holds: ``machines`` or ``channels``."""
+        entries: list[dict[str, Any]] = []
+        more = True
+        while more:
+            document, more = self.request(DAEMON_INSPECT, what, machine, len(entries))
+            entries += json.loads(document)
+        return entries
+
+    def ping(self) -> None:
+        """Return when the daemon has answered."""
+        self.request(PING)
+
+    # ---- calls
+
+    def request(self, method: Any, *args: object) -> tuple[Any, ...]:
+        """Send a request and wait for its result."""
+        return self.finish(self.protocol.call(method, *args))
+
+    def finish(self, call: Call | Post) -> tuple[Any, ...]:
+        """Wait for the end of a call; its result, or its error raised. Interrupted, the call is abandoned."""
+        self.flush()
+        try:
+            while not call.done:
+                self.wait()
+        except BaseException:
+            if isinstance(call, Call) and self.protocol.lost is None:
+                self.protocol.abandon(call)
+                self.flush()
+            raise
+        return call.outcome()
+
+    def wait(self) -> None:
+        """Take what comes next from the daemon. Raises TimeoutError after the connection's time-out."""
+        if self.protocol.lost is not None:
+            raise self.protocol.lost
+        try:
+            receive_into(self.protocol, self._sock)
+        except (ConnectionLost, PeerViolation) as error:
+            self.protocol.lose(lost_by(error))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what there is to send."""
+        outgoing = self.protocol.outgoing
+        if outgoing:
+            # On an error the daemon may have said why before it closed: the next read finds out.
+            with suppress(OSError):
+                self._sock.sendall(outgoing)
+            outgoing.clear()
+
+    def close(self) -> None:
+        """Send what is left, and close."""
+        self.flush()
+        self._sock.close()
+        self.protocol.lose(ConnectionLost("the connection has been closed here"))
+
+
+@contextmanager
+def connect(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    map_memory: bool = True,
+    timeout_seconds: float | None = None,
+) -> Iterator[Connection]:
+    """Attach to the daemon at a socket path, or at the default one.
+
+    ``timeout_seconds`` bounds each wait for the daemon (TimeoutError); None waits for ever. Else like the trio face.
+    """
+    sock = open_socket(path)
+    sock.settimeout(timeout_seconds)
+    connection = Connection(sock, map_memory=map_memory)
+    try:
+        connection.finish(requests.hello(connection.protocol, client_name(name)))
+        yield connection
+    finally:
+        connection.close()
+
+
+class Machine:
+    """One simulated machine, as this client acts on it: as guest, as host, as TDI client."""
+
+    def __init__(self, connection: Connection, name: str, attached: Attached) -> None:
+        self.name = name
+        self.memory: MachineMemory = attached.memory
+        self._connection = connection
+        self._number = attached.number
+
+    def reserve(self, byte_count: int) -> None:
+        """Make sure that a buffer of so many bytes can be allocated."""
+        missing = self.memory.missing_pages(byte_count)
+        while missing:
+            pages = min(missing, 65536)
+            (pfns,) = self._connection.request(MEMORY_ALLOCATE, self._number, pages)
+            self.memory.add_pages(unpack_pfns(pfns))
+            missing -= pages
+
+    def allocate(self, byte_count: int) -> Buffer:
+        """A buffer of guest memory, however large."""
+        self.reserve(byte_count)
+        return self.memory.allocate(byte_count)
+
+    def read_memory(self, rng: GpaRange) -> bytes:
+        """A copy of a range of guest memory: through the mapping, or by message without one."""
+        if self.memory.is_mapped:
+            return requests.gather_mapped(self.memory, (rng,))
+        request = self._connection.request
+        return b"".join([request(MEMORY_READ, self._number, address, size)[0] for address, size in pages_of(rng)])
+
+    def write_memory(self, rng: GpaRange, data: bytes) -> None:
+        """Copy ``data`` to the beginning of a range of guest memory."""
+        if self.memory.is_mapped:
+            self.memory.mapped.write_range(rng, data)
+            return
+        done = 0
+        for address, size in pages_of(rng):
+            portion = data[done : done + size]
+            if portion:
+                self._connection.request(MEMORY_WRITE, self._number, address, portion)
+            done += size
+
+    def offer_channel(
+        self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False
+    ) -> OfferedChannel:
+        """Offer a channel, as its host. Without an instance id the daemon makes one."""
+        call = requests.offer_channel(self._connection.protocol, self._number, interface, instance, pipe)
+        self._connection.finish(call)
+        return OfferedChannel(self._connection, self, call.built)
+
+    def open_channel(
+        self,
+        interface: Identity,
+        instance: Identity | None = None,
+        *,
+        wait: bool = True,
+        send_pages: int = 0,
+        receive_pages: int = 0,
+    ) -> Channel:
+        """Open an offered channel, as its guest; waits for the offer unless told not to."""
+        pages = send_pages, receive_pages
+        call = requests.open_channel(self._connection.protocol, self._number, interface, instance, wait, pages)
+        self._connection.finish(call)
+        return Channel(self._connection, self, *call.built)
+
+    def open_address(
+        self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
+    ) -> Address:
+        """Open a transport address: on real UDP sockets, or on a segment by its name. Port 0 takes a free one."""
+        call = requests.open_address(self._connection.protocol, self._number, network, local, share)
+        self._connection.finish(call)
+        return Address(self._connection, *call.built)
+
+    def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
+        """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""
+        result = self._connection.request(NETWORK_QUERY, self._number, network, query_type, buffer_bytes)
+        return requests.query_answer(result)
+
+
+class Packet:
+    """A packet that arrived. Complete it exactly once if its sender waits for that."""
+
+    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket) -> None:
+        self._connection = connection
+        self._machine = machine
+        self._received = received
+        self.payload = received.payload
+        self.wants_completion = received.wants_completion
+        self.has_external_data = received.has_external_data
+        self.ranges = received.ranges
+
+    def external_data(self) -> bytes:
+        """A copy of the guest memory it points at; for clients that have mapped it."""
+        return requests.gather_mapped(self._machine.memory, requests.usable_ranges(self._received))
+
+    def read_external_data(self) -> bytes:
+        """The same, for every client."""
+        return b"".join([self._machine.read_memory(rng) for rng in requests.usable_ranges(self._received)])
+
+    def complete(self, payload: bytes = b"") -> None:
+        """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""
+        requests.complete(self._connection.protocol, self._received, payload)
+        self._connection.flush()
+
+    def fail(self) -> None:
+        """Windows: VmbChannelPacketFail. It is malformed; the channel delivers nothing more until opened again."""
+        requests.fail(self._connection.protocol, self._received)
+        self._connection.flush()
+
+
+class _End:
+    """What a guest's channel and a host's offered channel have in common: packets in and out."""
+
+    def __init__(self, connection: Connection, machine: Machine) -> None:
+        self._connection = connection
+        self._machine = machine
+
+    def _open_state(self) -> ChannelState:
+        raise NotImplementedError
+
+    def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
+        """Windows: VmbPacketSend. Returns the completion (empty, once in the ring, without WAIT_FOR_COMPLETION)."""
+        call = requests.send(self._connection.protocol, self._open_state(), buffer, mdl, flags)
+        self._connection.finish(call)
+        return requests.completion(call)
+
+    def post(self, payloads: Iterable[bytes]) -> int:
+        """Send many packets without completion in few messages; returns their number when all are in the ring."""
+        (count,) = self._connection.finish(self._connection.protocol.post(self._open_state(), list(payloads)))
+        return int(count)
+
+    def _next(self, state: ChannelState | OfferState) -> Packet:
+        _wait_for_item(self._connection, state)
+        received = requests.take_packet(self._connection.protocol, state.items)
+        self._connection.flush()
+        return Packet(self._connection, self._machine, received)
+
+
+def _wait_for_item(connection: Connection, state: ChannelState | OfferState | AddressState) -> None:
+    """Return when an inbox holds something; StopIteration when nothing comes any more, or the connection's loss."""
+    while not state.items:
+        if state.closed is not None:
+            if connection.protocol.lost is not None:
+                raise connection.protocol.lost
+            raise StopIteration
+        connection.wait()
+
+
+class Channel(_End):
+    """An open channel, from its guest. Iterate over it for the packets the host sends."""
+
+    def __init__(self, connection: Connection, machine: Machine, state: ChannelState, instance: UUID) -> None:
+        super().__init__(connection, machine)
+        self.instance = instance
+        self._state = state
+
+    def _open_state(self) -> ChannelState:
+        return self._state
+
+    @property
+    def closed(self) -> tuple[NtStatus, str] | None:
+        """(status, reason) once it is closed."""
+        return self._state.closed
+
+    def send_with_external_mdl(
+        self,
+        buffer: bytes,
+        mdl: Mdl | None,
+        offset: int = 0,
+        length: int = 0,
+        flags: int = SendFlags.WAIT_FOR_COMPLETION,
+    ) -> Completion:
+        """Windows: VmbPacketSendWithExternalMdl; see the trio face."""
+        protocol = self._connection.protocol
+        call = requests.send_with_external_mdl(protocol, self._state, buffer, mdl, (offset, length), flags)
+        self._connection.finish(call)
+        return requests.completion(call)
+
+    def __iter__(self) -> Channel:
+        return self
+
+    def __next__(self) -> Packet:
+        return self._next(self._state)
+
+    def close(self) -> None:
+        """Close it; packets that wait for their completion end with CANCELLED."""
+        call = requests.close_channel(self._connection.protocol, self._state)
+        if call is not None:
+            self._connection.finish(call)
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OfferedChannel(_End):
+    """A channel offered by this host. Iterate over it for the packets of its guests, one after another."""
+
+    def __init__(self, connection: Connection, machine: Machine, state: OfferState) -> None:
+        super().__init__(connection, machine)
+        self._state = state
+        self.instance = state.instance
+
+    def _open_state(self) -> ChannelState:
+        return requests.opening_of(self._state)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a guest has it open."""
+        return self._state.opening is not None
+
+    def opened(self) -> None:
+        """Return when a guest has it open."""
+        while self._state.opening is None:
+            if self._state.closed is not None:
+                raise RequestFailed(*self._state.closed)
+            self._connection.wait()
+
+    def __iter__(self) -> OfferedChannel:
+        return self
+
+    def __next__(self) -> Packet:
+        return self._next(self._state)
+
+    def rescind(self) -> None:
+        """Take the offer back; a guest's outstanding packets end with DEVICE_REMOVED."""
+        call = requests.rescind(self._connection.protocol, self._state)
+        if call is not None:
+            self._connection.finish(call)
+
+    def __enter__(self) -> OfferedChannel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.rescind()
+
+
+class Address:
+    """An open transport address. Iterate over it for the datagrams that arrive."""
+
+    def __init__(self, connection: Connection, state: AddressState, local: tuple[str, int]) -> None:
+        self._connection = connection
+        self._state = state
+        self.local = local
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams the daemon had to drop because this client did not take them in time."""
+        return self._state.dropped
+
+    def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
+        """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
+        call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
+        return requests.raise_on_error(*self._connection.finish(call))
+
+    def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
+        """TDI_QUERY_INFORMATION on this address; the structure's bytes."""
+        call = requests.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
+        return requests.query_answer(self._connection.finish(call))
+
+    def __iter__(self) -> Address:
+        return self
+
+    def __next__(self) -> Datagram:
+        _wait_for_item(self._connection, self._state)
+        datagram = requests.take_datagram(self._connection.protocol, self._state)
+        self._connection.flush()
+        return datagram
+
+    def close(self) -> None:
+        """Close it; sends still waiting end with CANCELLED."""
+        call = requests.close_address(self._connection.protocol, self._state)
+        if call is not None:
+            self._connection.finish(call)
+
+    def __enter__(self) -> Address:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
