@@ -62,30 +62,31 @@ class SendQueue:
 
         Raises Refused for data when the line is at its bound. Completions are bounded by the packets they answer.
         """
-        if not self._waiting:
+        cost = len(packet.image) + FOOTER_BYTES
+        if self._waiting:
+            self._check_bound(packet, cost)
+        else:
             sent = self._sender.send_batch((packet.image,))
             if sent.written:
                 return True, sent.signal
-            self._append(packet)
-            if self._sender.block(len(packet.image) + FOOTER_BYTES):
-                # The peer made room in between, and may have decided against a doorbell before we asked for one.
-                return True, self.flush([])
-            return False, False
-        self._append(packet)
-        return False, False
-
-    def _append(self, packet: QueuedPacket) -> None:
-        cost = len(packet.image) + FOOTER_BYTES
+            self._check_bound(packet, cost)
+            if self._sender.block(cost):  # the peer made room after we had looked
+                sent = self._sender.send_batch((packet.image,))
+                self._sender.unblock()
+                return True, sent.signal
         key = packet.transaction_id
-        if key:
-            if len(self._waiting) >= self._max_packets or self._bytes + cost > self._max_bytes:
-                text = f"{len(self._waiting)} packets of {self._bytes} bytes already wait for room in the ring"
-                raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"{text}; send on when some have gone")
-        else:
+        if not key:
             self._completions += 1
             key = -self._completions
         self._waiting[key] = packet
         self._bytes += cost
+        return False, False
+
+    def _check_bound(self, packet: QueuedPacket, cost: int) -> None:
+        count = len(self._waiting)
+        if packet.transaction_id and (count >= self._max_packets or self._bytes + cost > self._max_bytes):
+            text = f"{count} packets of {self._bytes} bytes already wait for room in the ring"
+            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"{text}; send on when some have gone")
 
     def flush(self, written: list[QueuedPacket]) -> bool:
         """Write what fits, adding it to ``written``; whether to ring the peer's doorbell."""
