@@ -1,0 +1,38 @@
+"""The map: the words of this project, and where each of them lives.
+
+One daemon, ``vmbusd``, hosts VMBus channel endpoints and a TDI transport for many simulated machines. Programs attach to it
+as separate processes, through the ``clients`` package or any MessagePack library, and exchange packets and datagrams.
+
+=============  ==================================================================  ===================================
+word           meaning                                                             where
+=============  ==================================================================  ===================================
+machine        one simulated VM: guest memory, channels, TDI devices; the unit     ``daemon/machines.py``
+               of isolation
+guest, host    the two sides of a VMBus channel                                    ``vmbus/``
+client         an attached process, as guest, as host, as TDI client               package ``clients``
+session        the daemon's side of one client: one reader, one writer             ``daemon/session.py``
+guest memory   pages, guest physical addresses, MDLs; a sealed shared file         ``memory.py``, ``daemon/memfile.py``
+control        the 29 messages of the bus, and both ends of that conversation      ``vmbus/messages.py``, ``host.py``
+packet         what stands in a ring: descriptor, ranges, payload                  ``vmbus/packets.py``
+ring           one direction of a channel, in guest memory                         ``vmbus/ring.py``
+endpoint       one end of an open channel: KMCL packet semantics over two rings    ``vmbus/endpoint.py``
+offer,         a channel to be had; one opening of it, its two ends and their      ``daemon/channels.py``
+channel        windows
+doorbell       "look at the ring": what cores return, never call                   ``daemon/channels.py``
+window         how much a client may have on the way, for one channel or address   ``wire/window.py``
+frame          one MessagePack-RPC message; the numbered table of methods          ``wire/codec.py``, ``wire/schema.py``
+IRP, address   a TDI request; an open transport address                            ``tdi/irp.py``, ``tdi/address.py``
+segment        a virtual datagram network that machines join                       ``tdi/segment.py``
+pump           lets every session with something to say say it, in one call each   ``daemon/server.py``
+=============  ==================================================================  ===================================
+
+Layers, each above the next; the upper two never import each other::
+
+    emulator.daemon (trio)          clients (trio, or no event loop)
+    emulator.wire (msgpack)
+    emulator.vmbus                  emulator.tdi           pure, and strangers to each other
+    emulator.memory, emulator.status                       pure
+
+A value walks one way: a core is called, returns what it wants done, and the shell does it before anything else runs.
+``docs/architecture.md`` follows a packet and a datagram along the whole way.
+"""

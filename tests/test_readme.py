@@ -1,0 +1,34 @@
+"""The programs in the README run as they stand there, against a daemon with its default configuration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import trio
+
+from tests.support.processes import run_client, start_client, start_daemon
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def programs() -> list[str]:
+    """The Python blocks of the README, in order: guest, host, datagram."""
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+async def test_the_guest_and_the_host_of_the_readme_meet(tmp_path: Path) -> None:
+    guest, host, _ = programs()
+    (tmp_path / "guest.py").write_text(guest)
+    (tmp_path / "host.py").write_text(host)
+    async with start_daemon(tmp_path) as daemon, start_client(tmp_path, "host", tmp_path / "host.py", daemon=daemon):
+        finished = await run_client(tmp_path / "guest.py", daemon=daemon)
+    assert finished.stdout.startswith("STATUS_SUCCESS (0x00000000) b'")
+
+
+async def test_the_datagram_of_the_readme_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "datagram.py").write_text(programs()[2])
+    async with start_daemon(tmp_path) as daemon:
+        with trio.fail_after(30):
+            finished = await run_client(tmp_path / "datagram.py", daemon=daemon)
+    assert re.fullmatch(r"\('127\.0\.0\.1', \d+\) b'hello'\n", finished.stdout)
