@@ -56,6 +56,7 @@ class Segment:
         self._chance = chance
         self._ports: dict[str, SegmentPort] = {}
         self._last_node = 0
+        self._last_number = 0
         self._last_serial = 0
         self._in_flight: list[_InFlight] = []
         self._bytes_in_flight = 0
@@ -65,6 +66,7 @@ class Segment:
         self._broadcasts = {LIMITED_BROADCAST}
         if isinstance(self.network, IPv4Network):
             self._broadcasts.add(str(self.network.broadcast_address))
+        self._not_hosts = self._broadcasts | {str(self.network.network_address)}
 
     # Machines.
 
@@ -73,7 +75,7 @@ class Segment:
         if any(port.machine == machine for port in self._ports.values()):
             raise Refused(NtStatus.DUPLICATE_NAME, f"machine {machine} is already attached to segment {self.name}")
         text = self._next_free_host() if host is None else host_facts_untrusted(host).text
-        if ip_address(text) not in self.network or text in self._broadcasts:
+        if ip_address(text) not in self.network or text in self._not_hosts:
             raise Refused(
                 NtStatus.INVALID_ADDRESS, f"{text} is not a host address of segment {self.name} ({self.network})"
             )
@@ -88,10 +90,11 @@ class Segment:
         return port
 
     def _next_free_host(self) -> str:
-        """The lowest free one: at most one more is tried than there are machines."""
-        for number in range(1, self.network.num_addresses):
-            text = str(self.network[number])
-            if text not in self._ports:
+        """The next one in turn: no more are tried than there are machines and addresses that are no host's."""
+        for _ in range(len(self._ports) + len(self._not_hosts) + 1):
+            self._last_number = (self._last_number + 1) % self.network.num_addresses
+            text = str(self.network[self._last_number])
+            if text not in self._ports and text not in self._not_hosts:
                 return text
         raise Refused(NtStatus.TOO_MANY_ADDRESSES, f"segment {self.name} ({self.network}) has no free address")
 

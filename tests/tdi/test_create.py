@@ -51,6 +51,28 @@ def test_cr2_a_value_that_ends_past_the_list_is_not_read() -> None:
         assert caught.value.status is NtStatus.NONEXISTENT_EA_ENTRY
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ADDRESS_EA[:7],
+        ADDRESS_EA[:20],
+        attribute(b"Weather", b"rain", next_offset=19) + ADDRESS_EA,
+        attribute(b"Weather", b"rain", next_offset=20),
+        attribute(b"Weather", b"rain", next_offset=2**32 - 1) + ADDRESS_EA,
+    ],
+)
+def test_cr2_a_list_that_does_not_hold_together(broken: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        parse_create_untrusted(broken)
+    assert (caught.value.status, caught.value.rule) == (NtStatus.EA_LIST_INCONSISTENT, "CR2")
+
+
+def test_cr2_a_list_longer_than_anyone_needs_is_not_walked() -> None:
+    with pytest.raises(Refused) as caught:
+        parse_create_untrusted(ADDRESS_EA + bytes(65_536))
+    assert caught.value.status is NtStatus.EA_TOO_LARGE
+
+
 def test_cr3_t16_the_value_begins_behind_the_zero_byte_after_the_name() -> None:
     pointer = bytes(range(1, 9))
     image = attribute(b"ConnectionContext", pointer)

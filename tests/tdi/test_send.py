@@ -257,7 +257,7 @@ def test_s12c_s42_data_is_copied_when_the_send_is_submitted(network: str) -> Non
     bench, memory = Bench(network), Memory()
     plain, address = bytearray(b"plain"), bytearray(pack_transport_address(bench.peer))
     bench.stall()
-    first = bench.submit(Irp(bench.open(), SendDatagram(ConnectionInformation(address), plain, 5)))
+    first = bench.submit(Irp(bench.open(), SendDatagram(ConnectionInformation(address), memoryview(plain), 5)))
     second = send_chain(bench, memory, memory.chain(b"in memory"), 9)
     plain[:] = address[:5] = b"XXXXX"
     memory.buffer[:] = b"X" * len(memory.buffer)
