@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -23,7 +24,8 @@ async def test_the_guest_and_the_host_of_the_readme_meet(tmp_path: Path) -> None
     (tmp_path / "host.py").write_text(host)
     async with start_daemon(tmp_path) as daemon, start_client(tmp_path, "host", tmp_path / "host.py", daemon=daemon):
         finished = await run_client(tmp_path / "guest.py", daemon=daemon)
-    assert finished.stdout.startswith("STATUS_SUCCESS (0x00000000) b'")
+    digest = hashlib.sha256(b"payload".ljust(64 * 1024, b"\0")).hexdigest()
+    assert finished.stdout == f"STATUS_SUCCESS (0x00000000) {digest}\n"
 
 
 async def test_the_datagram_of_the_readme_comes_back(tmp_path: Path) -> None:
@@ -31,4 +33,4 @@ async def test_the_datagram_of_the_readme_comes_back(tmp_path: Path) -> None:
     async with start_daemon(tmp_path) as daemon:
         with trio.fail_after(30):
             finished = await run_client(tmp_path / "datagram.py", daemon=daemon)
-    assert re.fullmatch(r"\('127\.0\.0\.1', \d+\) b'hello'\n", finished.stdout)
+    assert re.fullmatch(r"127\.0\.0\.1:\d+ b'hello'\n", finished.stdout)
