@@ -33,6 +33,9 @@ class Connection:
     def __init__(self, sock: socket.socket, *, map_memory: bool) -> None:
         self.protocol = ClientProtocol()
         self.map_memory = map_memory
+        # What the daemon's answer to hello said of it.
+        self.protocol_version = 0
+        self.daemon_version = ""
         self._sock = sock
         self._stalled = trio.Event()
         self._attached: dict[str, Attached] = {}
