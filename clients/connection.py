@@ -193,7 +193,8 @@ async def connect(
     sock.setblocking(False)
     connection = Connection(sock, map_memory=map_memory)
     async with _background(connection):
-        await connection.finish(requests.hello(connection.protocol, client_name(name)))
+        greeting = await connection.finish(requests.hello(connection.protocol, client_name(name)))
+        connection.protocol_version, connection.daemon_version = greeting[:2]
         yield connection
 
 
