@@ -1,7 +1,8 @@
 """The map: the words of this project, and where each of them lives.
 
-One daemon, ``vmbusd``, hosts VMBus channel endpoints and a TDI transport for many simulated machines. Programs attach to
-it as separate processes, through the ``clients`` package or any MessagePack library, and exchange packets and datagrams.
+One daemon, ``vmbusd``, hosts VMBus channel endpoints and a TDI transport for many simulated machines. Programs attach
+to it as separate processes, through the ``clients`` package or any MessagePack library, and exchange packets and
+datagrams.
 
 =============  ==================================================================  ===================================
 word           meaning                                                             where
