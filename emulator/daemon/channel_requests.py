@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from emulator.daemon.channels import Channel, ChannelSide, Offer, refuse_if_open
 from emulator.daemon.machine_requests import stale_or_unknown
-from emulator.status import NtStatus, Refused
+from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import Completed, SendOutcome
-from emulator.vmbus.packets import PacketKind, parse_packet_untrusted
+from emulator.vmbus.packets import Packet, PacketKind, parse_packet_untrusted
 from emulator.vmbus.send_rules import SendFlags
 from emulator.wire.codec import encode_error, encode_response
 from emulator.wire.runs import parse_mdl_chain_untrusted, split_packets_untrusted
@@ -32,7 +33,7 @@ class PendingPacket:
     def finish(self, completed: Completed) -> None:
         """The packet is complete: answer."""
         session = self._side.session
-        if session.pending.pop(self._msgid, None) is None:
+        if not session.settle(self._msgid, self):
             return
         if completed.status.is_success:
             session.put(encode_response(self._msgid, int(completed.status), completed.payload))
@@ -42,7 +43,11 @@ class PendingPacket:
             )
 
     def cancel(self) -> None:
-        completed = self._side.cancel(self.transaction_id)
+        try:
+            completed = self._side.cancel(self.transaction_id)
+        except PeerViolation as violation:
+            self._side.violated(violation)
+            return
         if completed is not None:
             self.finish(completed)
 
@@ -61,9 +66,9 @@ class PendingRun:
         self.waiting -= 1
         session = self._side.session
         if not completed.status.is_success:
-            if session.pending.pop(self._msgid, None) is not None:
+            if session.settle(self._msgid, self):
                 session.put(encode_error(self._msgid, completed.status, self._side.channel.why_closed))
-        elif not self.waiting and session.pending.pop(self._msgid, None) is not None:
+        elif not self.waiting and session.settle(self._msgid, self):
             session.put(encode_response(self._msgid, self._packets))
 
     def cancel(self) -> None:
@@ -87,7 +92,7 @@ class PendingOpen:
     def answer(self, offer: Offer) -> None:
         """Its offer is there: open it and answer the request."""
         self.machine.waiting.remove(self)
-        self.session.pending.pop(self.msgid, None)
+        self.session.settle(self.msgid, self)
         try:
             result = self._requests.open(offer, self.wanted)
         except Refused as refusal:
@@ -96,9 +101,13 @@ class PendingOpen:
             self.session.put(encode_response(self.msgid, *result))
 
     def cancel(self) -> None:
+        self.give_up(NtStatus.CANCELLED, "the open was cancelled before an offer came")
+
+    def give_up(self, status: NtStatus, reason: str) -> None:
+        """There will be no offer."""
         self.machine.waiting.remove(self)
-        self.session.pending.pop(self.msgid, None)
-        self.session.put(encode_error(self.msgid, NtStatus.CANCELLED, "the open was cancelled before an offer came"))
+        self.session.settle(self.msgid, self)
+        self.session.put(encode_error(self.msgid, status, reason))
 
 
 class OpenRequest:
@@ -156,14 +165,15 @@ class ChannelRequests:
         self._channels.pop(side.number, None)
 
     def close_all(self, reason: str) -> None:
-        """The session ended: close its channels, rescind its offers, forget what it waits for."""
+        """The session ended: forget what it waits for, rescind its offers, close its channels."""
+        # First, so that no channel that closes here is opened again for this session.
+        for pending in list(self.session.pending.values()):
+            if isinstance(pending, PendingOpen):
+                pending.cancel()
         for offer in list(self._offers.values()):
             offer.machine.rescind(offer, reason)
         for side in list(self._channels.values()):
             side.channel.close(NtStatus.CANCELLED, reason, by=side)
-        for pending in list(self.session.pending.values()):
-            if isinstance(pending, PendingOpen):
-                pending.cancel()
 
     # ---- offers
 
@@ -268,7 +278,7 @@ class ChannelRequests:
         side = self._find_for_request(channel)
         cost = side.charge(len(buffer) + len(mdl))
         pending = PendingPacket(side, msgid)
-        with side.refunding(cost):
+        with side.refunding([cost]):
             outcome = side.send(buffer, parse_mdl_chain_untrusted(mdl), flags, pending)
         return self._sent(side, cost, msgid, flags, outcome, pending)
 
@@ -278,7 +288,7 @@ class ChannelRequests:
         side = self._find_for_request(channel)
         cost = side.charge(len(buffer) + len(mdl))
         pending = PendingPacket(side, msgid)
-        with side.refunding(cost):
+        with side.refunding([cost]):
             outcome = side.send_external(buffer, parse_mdl_chain_untrusted(mdl), (offset, length), flags, pending)
         return self._sent(side, cost, msgid, flags, outcome, pending)
 
@@ -294,29 +304,29 @@ class ChannelRequests:
 
     def packet_send_run(self, msgid: int, channel: int, run: bytes) -> tuple[Any, ...] | None:
         side = self._find_for_request(channel)
-        payloads = self._plain_payloads(side, run)
-        pending = PendingRun(side, msgid, len(payloads))
-        for payload in payloads:
-            cost = side.charge(len(payload))
-            with side.refunding(cost):
-                outcome = side.send(payload, None, 0, pending)
-            side.sent(outcome.transaction_id, cost)
-            pending.waiting += not outcome.written
+        packets = [parse_packet_untrusted(image) for image in split_packets_untrusted(run)]
+        costs = deque([side.charge(len(packet.payload)) for packet in packets])
+        pending = PendingRun(side, msgid, len(packets))
+        # Whichever packet is refused, those behind it are not sent either.
+        with side.refunding(costs):
+            self._require_plain(side, packets)
+            for packet in packets:
+                outcome = side.send(packet.payload, None, 0, pending)
+                side.sent(outcome.transaction_id, costs.popleft())
+                pending.waiting += not outcome.written
         if not pending.waiting:
-            return (len(payloads),)
+            return (len(packets),)
         self.session.pending[msgid] = pending
         return None
 
     @staticmethod
-    def _plain_payloads(side: ChannelSide, run: bytes) -> list[bytes]:
+    def _require_plain(side: ChannelSide, packets: list[Packet]) -> None:
         if side.channel.offer.pipe:
             raise Refused(NtStatus.NOT_SUPPORTED, "a run cannot be sent on a pipe channel; send its packets one by one")
-        packets = [parse_packet_untrusted(image) for image in split_packets_untrusted(run)]
         for index, packet in enumerate(packets):
             if packet.kind is not PacketKind.IN_BAND or packet.flags:
                 text = f"packet {index} of the run is not a plain in-band packet without completion; send it by itself"
                 raise Refused(NtStatus.INVALID_PARAMETER, text)
-        return [packet.payload for packet in packets]
 
     def packet_complete(self, channel: int, handle: int, payload: bytes) -> None:
         side = self.find(channel)

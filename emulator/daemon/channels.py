@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import UUID
@@ -123,12 +123,12 @@ class ChannelSide:
         return cost
 
     @contextmanager
-    def refunding(self, cost: int) -> Iterator[None]:
-        """Around a send: a refusal gives its cost back, a broken ring closes the channel."""
+    def refunding(self, costs: Collection[int]) -> Iterator[None]:
+        """Around a send: a refusal gives these costs back, a broken ring closes the channel."""
         try:
             yield
         except Refused:
-            self._return(1, cost)
+            self._return(len(costs), sum(costs))
             raise
         except PeerViolation as violation:
             self.channel.fail(self, violation)
@@ -171,7 +171,10 @@ class ChannelSide:
     def fail(self, handle: int) -> None:
         """Windows: VmbChannelPacketFail. Nothing more is delivered until the channel is opened again (rule R4)."""
         self._require_delivered(handle)
-        self.endpoint.fail(handle)
+        try:
+            self.endpoint.fail(handle)
+        except RingCorruption as corruption:
+            self.violated(corruption)
 
     def _require_delivered(self, handle: int) -> None:
         if not self.endpoint.holds(handle):
@@ -255,15 +258,32 @@ class Channel:
 
     def __init__(self, offer: Offer, guest: Session, pages: tuple[int, int], guest_grant: Grant) -> None:
         machine = offer.machine
-        limits = machine.limits
         self.offer = offer
         self.machine = machine
         self.number = machine.next_channel_number()
         send_pages, receive_pages = pages
         self.ring_pfns = machine.pages.allocate(self, send_pages + receive_pages + 2)
+        to_host = RingMemory.over(machine.memory, self.ring_pfns[: send_pages + 1])
+        to_guest = RingMemory.over(machine.memory, self.ring_pfns[send_pages + 1 :])
+        try:
+            guest_end, host_end = self._make_ends(to_host, to_guest, pages)
+        except PeerViolation as violation:
+            machine.discard(machine.pages.release(self))
+            text = f"the rings of {offer} were written to while they were laid out, so it was not opened: {violation}"
+            raise Refused(NtStatus.DEVICE_NOT_READY, text) from None
+        self.guest_sends: Grant = machine.limits.window_packets, to_host.data_bytes
+        self.host_sends: Grant = machine.limits.window_packets, to_guest.data_bytes
+        self.guest = ChannelSide(self, Side.GUEST, guest, guest_end, (self.guest_sends, guest_grant))
+        self.host = ChannelSide(self, Side.HOST, offer.session, host_end, (self.host_sends, offer.grant))
+        self.is_open = True
+        self.why_closed = ""
+
+    def _make_ends(
+        self, to_host: RingMemory, to_guest: RingMemory, pages: tuple[int, int]
+    ) -> tuple[ChannelEndpoint, ChannelEndpoint]:
+        """The guest's and the host's endpoint; RingCorruption when somebody writes to the rings meanwhile."""
+        machine = self.machine
         memory = machine.memory
-        to_host = RingMemory.over(memory, self.ring_pfns[: send_pages + 1])
-        to_guest = RingMemory.over(memory, self.ring_pfns[send_pages + 1 :])
         initialise_as_guest(to_host, to_guest)
         initialise_as_host(incoming=to_host, outgoing=to_guest)
         settings = machine.channel_settings
@@ -271,9 +291,9 @@ class Channel:
             max_packet_bytes=settings.packet_bytes,
             max_external_bytes=settings.external_bytes,
             max_external_chain=settings.external_mdls,
-            outgoing_ring_pages=send_pages,
-            incoming_ring_pages=receive_pages,
-            transaction_quota=limits.outstanding_packets,
+            outgoing_ring_pages=pages[0],
+            incoming_ring_pages=pages[1],
+            transaction_quota=machine.limits.outstanding_packets,
         )
         # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
         profile = KmclProfile(hold_unasked_packets=False)
@@ -284,7 +304,7 @@ class Channel:
             memory,
             profile,
             bounds,
-            offer.pipe,
+            self.offer.pipe,
         )
         host_end = ChannelEndpoint(
             Side.HOST,
@@ -293,14 +313,9 @@ class Channel:
             memory,
             profile,
             bounds,
-            offer.pipe,
+            self.offer.pipe,
         )
-        self.guest_sends: Grant = limits.window_packets, to_host.data_bytes
-        self.host_sends: Grant = limits.window_packets, to_guest.data_bytes
-        self.guest = ChannelSide(self, Side.GUEST, guest, guest_end, (self.guest_sends, guest_grant))
-        self.host = ChannelSide(self, Side.HOST, offer.session, host_end, (self.host_sends, offer.grant))
-        self.is_open = True
-        self.why_closed = ""
+        return guest_end, host_end
 
     def start(self) -> None:
         """Give both sessions their numbers for it, and tell the host."""
@@ -311,8 +326,8 @@ class Channel:
         opened = encode_notification(CHANNEL_OPENED, self.offer.number, self.host.number, *self.host_sends)
         self.host.session.put(opened)
         for side in (self.guest, self.host):
-            if not side.endpoint.go_idle():
-                side.ring_doorbell()
+            # Its first look at the ring comes after its client has been told of the channel.
+            side.ring_doorbell()
 
     def close(self, status: NtStatus, reason: str, *, by: ChannelSide | None = None) -> None:
         """Close it at both ends: outstanding packets complete once with ``status``. ``by`` needs no notice of it."""

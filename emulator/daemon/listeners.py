@@ -90,6 +90,8 @@ class UnixListener:
                     await trio.lowlevel.wait_readable(self._sock)
                 except trio.ClosedResourceError:
                     return
+                if self._sock.fileno() == -1:
+                    return  # closed in the moment a client came
                 await self._accept(nursery, serve)
 
     async def _accept(self, nursery: trio.Nursery, serve: Callable[[socket.socket], Awaitable[None]]) -> None:

@@ -71,10 +71,9 @@ class Machine:
         self.offers.append(offer)
 
     def offer_available(self, offer: Offer) -> None:
-        """An offer is free: the longest waiting guest that wants it gets it."""
-        if offer in self.offers and offer.channel is None:
-            waiter = next((waiter for waiter in self.waiting if waiter.matches(offer)), None)
-            if waiter is not None:
+        """An offer is free: the longest waiting guest that wants it and can have it gets it."""
+        for waiter in [waiter for waiter in self.waiting if waiter.matches(offer)]:
+            if offer in self.offers and offer.channel is None:
                 waiter.answer(offer)
 
     def rescind(self, offer: Offer, reason: str) -> None:
@@ -98,10 +97,17 @@ class Machine:
             return
         self.failure = f"{type(error).__name__}: {error}"
         self._log.error("machine.failed", exc_info=error)
-        for offer in list(self.offers):
-            self.rescind(offer, f"{self} failed")
+        try:
+            self._end(f"{self} failed ({self.failure})")
+        except Exception as another:  # noqa: BLE001 -- a core that has failed may fail again when it is closed
+            self._log.error("machine.not_closed", exc_info=another)
+
+    def _end(self, reason: str) -> None:
         for waiter in list(self.waiting):
-            waiter.cancel()
+            waiter.give_up(NtStatus.DEVICE_NOT_READY, reason)
+        self.offers.clear()
+        for channel in list(self.channels.values()):
+            channel.close(NtStatus.DEVICE_REMOVED, reason)
         self.datagrams.close_all()
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ everything else of that turn. Only when the socket is full does the writer task 
 from __future__ import annotations
 
 import array
-import os
 import socket
 from collections import deque
 
@@ -15,6 +14,8 @@ import trio
 
 # One send call; about what a Unix socket takes at once, so that a large queue is not copied over and over.
 SEND_BYTES = 256 * 1024
+# What a descriptor counts for in the bound, besides its frame: each is a system call of its own.
+DESCRIPTOR_BYTES = 4096
 
 
 class Outlet:
@@ -28,12 +29,19 @@ class Outlet:
         self.queued_bytes = 0
         self.overflowed = False
         self.broken = False
+        self.failure = ""
+
+    def _has_room(self, byte_count: int) -> bool:
+        if self.queued_bytes + byte_count > self._limit_bytes:
+            self.overflowed = True
+        if self.overflowed or self.broken:
+            return False
+        self.queued_bytes += byte_count
+        return True
 
     def put(self, frame: bytes) -> None:
         """Queue a frame. Past the bound nothing more is kept, and ``overflowed`` says the session has to end."""
-        self.queued_bytes += len(frame)
-        if self.queued_bytes > self._limit_bytes:
-            self.overflowed = True
+        if not self._has_room(len(frame)):
             return
         if self._queue and isinstance(last := self._queue[-1], bytearray):
             last += frame
@@ -41,9 +49,9 @@ class Outlet:
             self._queue.append(bytearray(frame))
 
     def put_with_descriptor(self, frame: bytes, descriptor: int) -> None:
-        """Queue a frame that carries a copy of a descriptor."""
-        self.queued_bytes += len(frame)
-        self._queue.append((frame, os.dup(descriptor)))
+        """Queue a frame that carries a copy of a descriptor, which stays the caller's and open until this is gone."""
+        if self._has_room(len(frame) + DESCRIPTOR_BYTES):
+            self._queue.append((frame, descriptor))
 
     def flush(self) -> None:
         """Write what the socket takes now; what is left is the writer task's."""
@@ -63,16 +71,19 @@ class Outlet:
                     del head[:sent]
         except BlockingIOError:
             self._stalled.set()
-        except OSError:
-            # The peer is gone; its session's reader finds out and ends it.
+        except (BrokenPipeError, ConnectionResetError):
+            # The peer is gone. What it said last may still be unread: its session's reader finds the end and ends it.
             self.broken = True
+            self.close()
+        except OSError as error:
+            self.broken = True
+            self.failure = error.strerror or str(error)
             self.close()
 
     def _send_with_descriptor(self, frame: bytes, descriptor: int) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         sent = self._sock.sendmsg([frame], rights)
-        os.close(descriptor)
-        self.queued_bytes -= sent
+        self.queued_bytes -= sent + DESCRIPTOR_BYTES
         self._queue.popleft()
         if sent < len(frame):
             self._queue.appendleft(bytearray(frame[sent:]))
@@ -84,9 +95,6 @@ class Outlet:
         await trio.lowlevel.wait_writable(self._sock)
 
     def close(self) -> None:
-        """Forget what is queued, and close the descriptors in it."""
-        while self._queue:
-            item = self._queue.popleft()
-            if isinstance(item, tuple):
-                os.close(item[1])
+        """Forget what is queued."""
+        self._queue.clear()
         self.queued_bytes = 0

@@ -20,6 +20,7 @@ from emulator.status import NtStatus, Refused
 
 # Turns taken on the spot after a read; whatever is still due then is the pump task's, between other sessions' reads.
 PROMPT_ROUNDS = 4
+STOPPING = NtStatus.DEVICE_REMOVED, "the daemon is stopping"
 
 
 def daemon_version() -> str:
@@ -40,6 +41,7 @@ class Server:
         self.machines = {name: Machine(name, settings, config, segments) for name, settings in config.machines.items()}
         self._sessions: dict[int, Session] = {}
         self._sessions_begun = 0
+        self._is_stopping = False
         self._dirty: dict[Session, None] = {}
         self._more = trio.Event()
         self._log = logger()
@@ -83,7 +85,9 @@ class Server:
         self._sessions_begun += 1
         session = Session(self, sock, self._sessions_begun)
         self._sessions[session.number] = session
-        if len(self._sessions) > self.config.limits.sessions:
+        if self._is_stopping:
+            session.end(*STOPPING)
+        elif len(self._sessions) > self.config.limits.sessions:
             session.end(NtStatus.INSUFFICIENT_RESOURCES, f"the daemon already serves {len(self._sessions) - 1} clients")
         await session.run()
 
@@ -96,6 +100,13 @@ class Server:
 
     async def run(self, listener: UnixListener, ready: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT."""
+        try:
+            await self._run_until_signalled(listener, ready)
+        finally:
+            for machine in self.machines.values():
+                machine.close()
+
+    async def _run_until_signalled(self, listener: UnixListener, ready: Callable[[], None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 for machine in self.machines.values():
@@ -106,13 +117,12 @@ class Server:
                 async for number in signals:
                     self._log.info("daemon.stopping", signal=signal.Signals(number).name)
                     break
+                self._is_stopping = True
                 listener.close()
                 for session in list(self._sessions.values()):
-                    session.end(NtStatus.DEVICE_REMOVED, "the daemon is stopping")
+                    session.end(*STOPPING)
                 await self._until_sessions_end()
                 nursery.cancel_scope.cancel()
-        for machine in self.machines.values():
-            machine.close()
 
     async def _until_sessions_end(self) -> None:
         with trio.move_on_after(5):

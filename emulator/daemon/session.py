@@ -10,6 +10,7 @@ nobody reads, or the daemon stopping. Whatever the client held is then closed, a
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -92,6 +93,7 @@ class Session:
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
         self._outlet = Outlet(sock, self.limits.outbox_bytes)
         self._ready: dict[Drainable, None] = {}
+        self._messages = 0
         self._scope = trio.CancelScope()
         self._farewell: tuple[NtStatus, str] | None = None
         self.machine_requests = MachineRequests(self)
@@ -118,16 +120,22 @@ class Session:
         """Serve the client until it goes, or has to go."""
         self._log.info("session.began")
         try:
-            async with trio.open_nursery() as nursery:
-                self._scope = nursery.cancel_scope
-                nursery.start_soon(self._write)
-                try:
-                    await self._read()
-                except PeerViolation as violation:
-                    self._farewell = NtStatus.INVALID_PARAMETER, str(violation)
-                nursery.cancel_scope.cancel()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read_until_the_end()
+                    nursery.cancel_scope.cancel()
         finally:
             self._finish()
+
+    async def _read_until_the_end(self) -> None:
+        try:
+            await self._read()
+        except PeerViolation as violation:
+            self._farewell = self._farewell or (NtStatus.INVALID_PARAMETER, str(violation))
+        except Exception as error:  # noqa: BLE001 -- a fault in what serves one client ends its session, and only that
+            self._log.error("session.failed", exc_info=error)
+            self._farewell = self._farewell or (NtStatus.UNSUCCESSFUL, "the daemon failed; its log says why")
 
     def end(self, status: NtStatus, reason: str) -> None:
         """End the session from outside, and tell the client why."""
@@ -140,7 +148,10 @@ class Session:
         self._ready.clear()
         reason = self._farewell[1] if self._farewell else "the client went away"
         for owner in (self.channel_requests, self.address_requests, self.machine_requests):
-            owner.close_all(f"{self} ended: {reason}")
+            try:
+                owner.close_all(f"{self} ended: {reason}")
+            except Exception as error:  # noqa: BLE001 -- the others still have to be closed, and the daemon goes on
+                self._log.error("session.not_closed", exc_info=error)
         self.pending.clear()
         if self._farewell is not None:
             self._outlet.put(encode_notification(GOODBYE, int(self._farewell[0]), self._farewell[1][:1024]))
@@ -156,6 +167,7 @@ class Session:
 
     async def _read(self) -> None:
         frame_began: float | None = trio.current_time()
+        messages = 0
         while True:
             if frame_began is None:
                 await trio.lowlevel.wait_readable(self._sock)
@@ -168,8 +180,10 @@ class Session:
                 continue
             if not self._decoder.has_partial_frame:
                 frame_began = None
-            elif frame_began is None:
+            elif frame_began is None or self._messages != messages:
+                # A client that keeps sending always has one unfinished; what counts is how long this one is.
                 frame_began = trio.current_time()
+            messages = self._messages
 
     async def _wait_for_rest(self, began: float) -> None:
         """Wait for more of a hello or of a frame, but not for ever."""
@@ -198,7 +212,10 @@ class Session:
             if not data:
                 return False
             for message in self._decoder.feed(data):
+                self._messages += 1
                 self._dispatch(message)
+                if self._farewell is not None:
+                    return False
             if len(data) < RECEIVE_BYTES:
                 return True
         return True
@@ -209,7 +226,9 @@ class Session:
                 self._answer(msgid, method, args)
             case Notification(method, args):
                 self._require_hello(method)
-                self._call(method, args)
+                # Nobody waits for an answer to whom a refusal could be told.
+                with contextlib.suppress(Refused):
+                    self._call(method, args)
             case BadRequest(msgid, status, text):
                 self._require_hello(None)
                 self.put(encode_error(msgid, status, text))
@@ -250,6 +269,13 @@ class Session:
         if self.client == "" and method is not HELLO:
             raise WireError("the first message must be the request 'hello'")
 
+    def settle(self, msgid: int, pending: Pending) -> bool:
+        """A request has its end; False when it had one before, and its msgid may stand for another by now."""
+        if self.pending.get(msgid) is not pending:
+            return False
+        del self.pending[msgid]
+        return True
+
     # ---- writing
 
     async def _write(self) -> None:
@@ -263,12 +289,14 @@ class Session:
         if self.is_open:
             self._outlet.put(frame)
             self.server.mark_dirty(self)
+            self._end_if_overflowed()
 
     def put_with_descriptor(self, frame: bytes, descriptor: int) -> None:
-        """Queue a frame that carries a copy of a descriptor."""
+        """Queue a frame that carries a copy of a descriptor, which must stay open as long as this session."""
         if self.is_open:
             self._outlet.put_with_descriptor(frame, descriptor)
             self.server.mark_dirty(self)
+            self._end_if_overflowed()
 
     def mark_ready(self, source: Drainable) -> None:
         """A channel end has a reason to look at its ring, or an address a datagram."""
@@ -286,15 +314,20 @@ class Session:
                 if source.is_open and self._drain(source):
                     self.mark_ready(source)
         self._outlet.flush()
+        if self._outlet.failure:
+            self.end(NtStatus.INSUFFICIENT_RESOURCES, f"nothing can be sent any more: {self._outlet.failure}")
+
+    def _end_if_overflowed(self) -> None:
         if self._outlet.overflowed:
             self.end(NtStatus.INSUFFICIENT_RESOURCES, "the client does not read its socket, and its outbox is full")
 
     @staticmethod
     def _drain(source: Drainable) -> bool:
         try:
-            return source.drain()
-        except PeerViolation as violation:
-            source.violated(violation)
+            try:
+                return source.drain()
+            except PeerViolation as violation:
+                source.violated(violation)
         except Exception as error:  # noqa: BLE001 -- a fault in a core ends its machine, and only that
             source.machine.fail(error)
         return False

@@ -64,7 +64,7 @@ class UdpSocket:
     def receive(self) -> list[tuple[SocketAddress, bytes]]:
         """What has arrived, at most one turn's worth."""
         arrived: list[tuple[SocketAddress, bytes]] = []
-        while len(arrived) < DRAIN_DATAGRAMS:
+        for _ in range(DRAIN_DATAGRAMS):
             try:
                 size, source = self.socket.recvfrom_into(_buffer)
             except BlockingIOError:
