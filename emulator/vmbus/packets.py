@@ -25,7 +25,6 @@ COMPLETION_REQUESTED = 0x0001  # the only flag there is
 PIPE_HEADER_BYTES = 8
 PIPE_MAX_PAYLOAD_BYTES = 16384
 _PIPE_DATA = 1
-_RANGE_LIMIT = 0xFFFFFFFF - PAGE_MASK  # count + offset above it would overflow the u32 page arithmetic of old receivers
 
 _descriptor = struct.Struct("<HHHHQ")
 _range_descriptor = struct.Struct("<HHHHQII")
@@ -130,7 +129,7 @@ def encode_gpa_direct(ranges: Sequence[GpaRange], payload: bytes, transaction_id
     parts = [b""]
     total = 24
     for count, offset, pfns in ranges:
-        legal = 0 < count <= _RANGE_LIMIT - offset and 0 <= offset < PAGE_SIZE
+        legal = count > 0 and 0 <= offset < PAGE_SIZE
         if not legal or len(pfns) != pages_spanned(offset, count):
             raise Misuse(f"{count} bytes at offset {offset} in {len(pfns)} pages is not a legal range")
         parts.append(struct.pack(f"<II{len(pfns)}Q", count, offset, *pfns))
@@ -195,9 +194,9 @@ def _walk_gpa_ranges(area: bytes, range_count: int) -> tuple[tuple[GpaRange, ...
             return (), f"range {number} of {range_count} begins past the end of the list"
         count, offset = _pair.unpack_from(area, position)
         position += 8
-        if count == 0 or offset >= PAGE_SIZE or count + offset > _RANGE_LIMIT:
+        if count == 0 or offset >= PAGE_SIZE:
             return (), f"range {number}: {count} bytes at offset {offset} is not a legal range"
-        pages = pages_spanned(offset, count)
+        pages = pages_spanned(offset, count)  # a sum beyond 32 bits spans more pages than any list can hold
         if position + 8 * pages > len(area):
             return (), f"range {number} spans {pages} pages, more than the list holds"
         ranges.append(GpaRange(count, offset, struct.unpack_from(f"<{pages}Q", area, position)))

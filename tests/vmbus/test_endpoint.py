@@ -336,6 +336,17 @@ def test_q1_packets_that_want_no_completion_count_too() -> None:
     assert pair.host.delivered == 1
 
 
+def test_a_packet_with_external_data_is_held_whatever_it_asks_for() -> None:
+    pair = ChannelPair(profile=KmclProfile(hold_unasked_packets=False))
+    image = bytearray(encode_gpa_direct([GpaRange(8, 0, (pair.first_spare,))], b"", 9))
+    image[6] = 0  # no driver sends one without asking for the completion; a stranger may
+    RingSender(pair.to_host).send_batch([bytes(image)])
+    (packet,) = pair.host_packets()
+    assert pair.host.external_data(packet.handle) == packet.ranges == (GpaRange(8, 0, (pair.first_spare,)),)
+    assert pair.host.complete(packet.handle, b"") == (False, False, False)
+    assert pair.guest_completions() == []
+
+
 def test_q1_completions_behind_the_quota() -> None:
     for strict in (True, False):
         limits = EndpointLimits(transaction_quota=1)

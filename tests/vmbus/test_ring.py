@@ -76,6 +76,14 @@ def test_vectors_in_the_ring_with_footer(image: bytes, offset: int, expected: st
     assert ring.control[IN] == offset + len(image) + 8
 
 
+def test_footers_of_a_batch_name_each_packets_own_place() -> None:
+    ring = ring_of(1)
+    ring.control[IN] = ring.control[OUT] = 4096 - 64
+    RingSender(ring).send_batch([packet(8), packet(16), packet(0)])
+    footers = [ring.read(end - 8 & 4095, 8).hex() for end in (4096 - 32, 4096 + 8, 4096 + 32)]
+    assert footers == ["00000000c00f0000", "00000000e00f0000", "0000000008000000"]
+
+
 def test_checklist_25_round_trip_of_eight_bytes_signals_the_receiver_only() -> None:
     sender, receiver = ends_of(ring_of(1))
     image = encode_in_band(b"8 bytes!")
@@ -233,6 +241,16 @@ def test_34_no_signal_without_the_feature_bit() -> None:
     fill(sender)
     sender.block(4024)
     assert not receiver.receive_batch(1, MANY).signal
+
+
+def test_34_no_signal_when_there_was_exactly_enough_room_before() -> None:
+    ring = ring_of(1)
+    sender, receiver = ends_of(ring)
+    sender.send_batch([packet(8)] * 2)
+    ring.control[PENDING] = sender.free_bytes()
+    assert not receiver.receive_batch(1, MANY).signal
+    ring.control[PENDING] = sender.free_bytes() + 8
+    assert receiver.receive_batch(1, MANY).signal
 
 
 def test_34_low_bits_of_the_pending_size_do_not_count() -> None:
