@@ -29,7 +29,7 @@ class MachineConfig(_Section):
     """One simulated machine."""
 
     # Enough for a few channels and a megabyte or two of buffers; pages cost nothing until they are touched.
-    memory_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * PAGE_SIZE, le=16 * 1024**3, multiple_of=PAGE_SIZE)
+    memory_bytes: int = Field(default=256 * 1024 * 1024, ge=64 * PAGE_SIZE, le=16 * 1024**3, multiple_of=PAGE_SIZE)
     # Its IP address on each segment it joins.
     segments: dict[Name, str] = Field(default_factory=dict)
 
