@@ -56,7 +56,7 @@ def test_cr2_a_value_that_ends_past_the_list_is_not_read() -> None:
     [
         ADDRESS_EA[:7],
         ADDRESS_EA[:20],
-        attribute(b"Weather", b"rain", next_offset=19) + ADDRESS_EA,
+        attribute(b"Weather", ADDRESS_EA, next_offset=16),
         attribute(b"Weather", b"rain", next_offset=20),
         attribute(b"Weather", b"rain", next_offset=2**32 - 1) + ADDRESS_EA,
     ],

@@ -322,6 +322,12 @@ def test_s16_entries_that_cannot_be_used_are_passed_over(network: str) -> None:
 
 
 @both
+def test_s16_the_words_are_about_the_first_entry_that_could_not_be_used(network: str) -> None:
+    bench = Bench(network)
+    assert bench.rule(send_to(bench, address_list(entry(2, bytes(13)), NETBIOS))) == "S17"
+
+
+@both
 def test_s16_a_strict_profile_fails_at_the_first_unknown_type(network: str) -> None:
     bench = Bench(network, strict_destination=True)
     irp = send_to(bench, address_list(NETBIOS, ip_entry(bench.peer)))
