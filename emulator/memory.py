@@ -203,7 +203,7 @@ class PageAllocator:
         self._owned: dict[Hashable, set[int]] = {}
         # Free pages as [start, end), sorted, never touching.
         self._runs: list[tuple[int, int]] = [(reserved, page_count)] if page_count > reserved else []
-        self.free_pages = page_count - reserved
+        self.free_pages = max(0, page_count - reserved)
 
     def add(self, pfns: Iterable[int]) -> None:
         """More pages to hand out, which nobody has yet."""
@@ -238,8 +238,6 @@ class PageAllocator:
                 self._runs[emptied] = (start + taken, end)
                 break
             emptied += 1
-            if len(pfns) == count:
-                break
         del self._runs[:emptied]
         return tuple(pfns)
 

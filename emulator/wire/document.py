@@ -52,7 +52,7 @@ _COST_TABLE = _table(
         ),
         (
             "each datagram in `address.datagrams`",
-            "its length in the run, header and address included",
+            f"length of its data + {PACKET_OVERHEAD_BYTES}",
             "the client sends `address.window` when it is done with it",
         ),
     ],
