@@ -5,5 +5,5 @@
 * ``codec``    frames to checked messages and back; every limit and every failure of decoding
 * ``window``   how much one side may have on the way for one channel or address
 * ``runs``     many packets, datagrams or MDLs as one binary
-* ``document`` writes ``docs/wire-protocol.md`` from the table
+* ``document`` writes ``docs/wire-protocol.md`` from the table and the words in ``prose``
 """

@@ -72,7 +72,8 @@ These break the protocol and end the session: bytes that are not such a message;
 anything before `hello`, or a second one; a notification that does not exist, is for the other side to send,
 or has wrong arguments; a response nobody waits for; a msgid used again before its answer; a number this
 session was never given (except a machine's, which is refused); a packet or datagram sent without a window;
-a descriptor passed to the daemon.
+a completion for a packet that waits for none, or one too long for the ring; a descriptor passed to the
+daemon.
 
 ## Identifiers
 
@@ -151,8 +152,9 @@ A delivered packet with external data names pages of the machine's memory: read 
 the packet is completed. `packet.send_run` takes type 6 without flags only.
 
 Packets have no numbers in the run: `channel.packets` gives the handle of the first, and each next has the
-next handle. Complete or fail each one exactly once, in any order, whether its flags ask for a completion or
-not.
+next handle. Complete or fail exactly once, in any order, each one whose flags ask for a completion or that is
+GPA-direct. Any other is finished when it is delivered. A completion for it, for a handle that was never given,
+or a second one for the same packet breaks the protocol.
 
 ### Datagrams
 
