@@ -91,7 +91,11 @@ def _read_record(kind: Any, names: list[str], data: Plain, path: str) -> Any:
     if not isinstance(data, dict) or set(data) != set(names):
         raise _refuse(path, f"a record of {', '.join(names)}")
     hints = get_type_hints(kind)
-    return kind(**{name: _read(hints[name], data[name], f"{path}.{name}") for name in names})
+    values = {name: _read(hints[name], data[name], f"{path}.{name}") for name in names}
+    try:
+        return kind(**values)
+    except Misuse as error:
+        raise _refuse(path, f"legal: {error}") from None
 
 
 def _read_tuple(kind: Any, data: Plain, path: str) -> Any:

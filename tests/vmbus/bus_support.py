@@ -11,6 +11,7 @@ from emulator.vmbus import message_types as m
 from emulator.vmbus.faults import BusFault, Violation
 from emulator.vmbus.host import HostBus
 from emulator.vmbus.host_effects import (
+    AnswerIgnored,
     HostEffect,
     ModifyPlatform,
     OpenDevice,
@@ -20,7 +21,7 @@ from emulator.vmbus.host_effects import (
     SendMessage,
 )
 from emulator.vmbus.message_types import Direction, FeatureFlags, Message, Negotiated, Version
-from emulator.vmbus.messages import pack_message, parse_message_untrusted
+from emulator.vmbus.messages import message_number, pack_message, parse_message_untrusted
 from emulator.vmbus.negotiation import BusConfig
 from emulator.vmbus.offers import OfferParameters
 from emulator.vmbus.synic import HvStatus
@@ -50,6 +51,25 @@ def heard(effects: Iterable[HostEffect]) -> list[Message]:
 
 def pick(effects: Iterable[HostEffect], kind: type[E]) -> list[E]:
     return [e for e in effects if isinstance(e, kind)]
+
+
+def outcome(effects: list[HostEffect]) -> list[str]:
+    """Effects in the short words of the tables: see ``test_host_states``."""
+    words = []
+    for effect in effects:
+        if isinstance(effect, Violation):
+            words.append(effect.fault.name)
+        elif isinstance(effect, SendMessage):
+            (message,) = heard([effect])
+            failed = m.is_failure(getattr(message, "status", 0))
+            words.append(f">{message_number(effect.payload)}" + ("!" if failed else ""))
+        elif isinstance(effect, ModifyPlatform):
+            words.append(f"platform {effect.change.value}")
+        elif isinstance(effect, AnswerIgnored):
+            words.append("ignored")
+        else:
+            words.append(type(effect).__name__.lower())
+    return words
 
 
 def contact_bytes(
