@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from dataclasses import fields
 from itertools import product
 
 import pytest
@@ -16,6 +17,7 @@ from emulator.tdi.irp import ConnectionInformation, Irp, IrpState, MdlBuffer, Se
 from emulator.tdi.profile import CleanupStyle, Profile, SegmentProfile
 from emulator.tdi.structures import SocketAddress, Statistics, pack_transport_address
 from emulator.tdi.transport import Transport
+from emulator.wire.schema import ADDRESS_SEND_DATAGRAM
 from tests.tdi.bench import NETWORKS, SHARED, Bench
 
 both = pytest.mark.parametrize("network", NETWORKS)
@@ -101,6 +103,22 @@ def test_s6_t19_options_are_tolerated_even_with_a_length_and_no_pointer(network:
     bench = Bench(network)
     information = ConnectionInformation(bench.peer, options_length=4, options=options)
     assert bench.outcome(bench.submit(request(bench.open(), information, b"x", 1))) == (NtStatus.SUCCESS, 1)
+
+
+def test_s7_a_datagram_send_has_no_flags() -> None:
+    # TDI_SEND_EXPEDITED and its kin belong to connection sends; a request that could carry them would be another one.
+    names = {field.name for kind in (SendDatagram, ConnectionInformation) for field in fields(kind)}
+    assert names == {
+        "information",
+        "data",
+        "send_length",
+        "remote_address",
+        "remote_address_length",
+        "user_data_length",
+        "options_length",
+        "options",
+    }
+    assert not any("flag" in field.name for field in ADDRESS_SEND_DATAGRAM.params)
 
 
 # Length and buffer.
