@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -16,8 +16,7 @@ from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import Call, ClientProtocol, ConnectionLost, Post, RequestFailed
 from clients.unix import Attached, client_name, open_socket, receive_into
 from emulator.status import PeerViolation
-from emulator.wire.runs import unpack_pfns
-from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, MEMORY_ALLOCATE, PING
+from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, PING
 
 if TYPE_CHECKING:
     from clients.vmbus import Machine
@@ -53,13 +52,11 @@ class Connection:
     async def _attach(self, name: str) -> None:
         call = self.protocol.call(MACHINE_ATTACH, name, self.map_memory)
         number, memory_bytes, _ = await self.finish(call)
-        pool: tuple[int, ...] = ()
-        try:
-            (pfns,) = await self.request(MEMORY_ALLOCATE, number, POOL_PAGES)
-            pool = unpack_pfns(pfns)
-        except RequestFailed:
-            pass  # The machine's memory is used up; whoever needs buffers is told when they ask for one.
-        self._attached[name] = Attached(number, MachineMemory(memory_bytes, call.descriptor, pool))
+        memory = MachineMemory(memory_bytes, call.descriptor, ())
+        # With the machine's memory used up, whoever needs buffers is told when they ask for one.
+        with suppress(RequestFailed):
+            memory.add_pages(await self.allocate_pages(number, POOL_PAGES))
+        self._attached[name] = Attached(number, memory)
 
     async def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
         """What the daemon holds: ``machines`` or ``channels``."""
@@ -80,6 +77,13 @@ class Connection:
         """Send a request and wait for its result."""
         return await self.finish(self.protocol.call(method, *args))
 
+    async def allocate_pages(self, machine: int, pages: int) -> tuple[int, ...]:
+        """Page numbers of a machine's memory for this client; it gives what it holds back when it goes."""
+        call = requests.allocate_pages(self.protocol, machine, pages)
+        await self.finish(call)
+        pfns: tuple[int, ...] = call.built
+        return pfns
+
     async def finish(self, call: Call | Post) -> tuple[Any, ...]:
         """Wait for the end of a call; its result, or its error raised.
 
@@ -90,9 +94,8 @@ class Connection:
             while not call.done:
                 await self.wait_for(call)
         except trio.Cancelled:
-            if isinstance(call, Call):
-                self.protocol.abandon(call)
-                self.flush()
+            self.protocol.abandon(call)
+            self.flush()
             raise
         return call.outcome()
 
@@ -178,6 +181,8 @@ class Connection:
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
         self._wake(self.protocol.lose(ConnectionLost("the connection has been closed here")))
+        for descriptor in self.protocol.take_unclaimed_descriptors():
+            os.close(descriptor)
 
 
 @asynccontextmanager

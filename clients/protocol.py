@@ -132,6 +132,7 @@ class Post:
         self.started = 0
         self.unanswered = 0
         self.error: Exception | None = None
+        self.lane: Lane | None = None
         self.waiter: Any = None
 
     @property
@@ -166,6 +167,7 @@ class ClientProtocol:
         self._calls: dict[int, Call] = {}
         self._held: deque[Call] = deque()
         self._descriptors: deque[int] = deque()
+        self._unclaimed: list[int] = []
         self._channels: dict[int, ChannelState] = {}
         self._offers: dict[int, OfferState] = {}
         self._addresses: dict[int, AddressState] = {}
@@ -207,7 +209,7 @@ class ClientProtocol:
         if inbox.closed is not None:
             post.error = RequestFailed(*inbox.closed)
         else:
-            lane = self._lane(inbox)
+            post.lane = lane = self._lane(inbox)
             lane.waiting.append(post)
             self._run_lane(lane)
         return post
@@ -236,21 +238,45 @@ class ClientProtocol:
         if self.lost is None:
             self.outgoing += encode_notification(method, *args)
 
-    def abandon(self, call: Call) -> None:
-        """Nobody waits for this call any more: take it back if it was not sent, else ask for its early end."""
-        if call.done or call.abandoned:
-            return
-        call.abandoned = True
-        if call.msgid >= 0:
-            self.notify(CANCEL, call.msgid)
-            return
+    def abandon(self, call: Call | Post) -> None:
+        """Nobody waits for this any more: what was not sent is taken back, what was is asked to end early."""
+        if isinstance(call, Post):
+            self._abandon_post(call)
+        elif not call.abandoned:
+            call.abandoned = True
+            if call.done:
+                # Its result came in the moment its waiter gave up.
+                self._undo(call)
+            elif call.msgid >= 0:
+                self.notify(CANCEL, call.msgid)
+            else:
+                self._take_back(call)
+
+    def _take_back(self, call: Call) -> None:
+        self._end(call, error=RequestFailed(NtStatus.CANCELLED, "the call was abandoned before it was sent"))
+        lane = call.lane
         if call in self._held:
             self._held.remove(call)
-            if call.lane is not None:
-                call.lane.inbox.sends.grant(1, call.cost)
-        elif call.lane is not None and call in call.lane.waiting:
-            call.lane.waiting.remove(call)
-        self._end(call, error=RequestFailed(NtStatus.CANCELLED, "the call was abandoned before it was sent"))
+            if lane is not None:
+                lane.inbox.sends.grant(1, call.cost)
+                self._run_lane(lane)
+        elif lane is not None and call in lane.waiting:
+            lane.waiting.remove(call)
+
+    def _abandon_post(self, post: Post) -> None:
+        """Runs that were sent stay on their way; no further one is sent."""
+        if not post.done:
+            post.error = RequestFailed(NtStatus.CANCELLED, "the post was abandoned")
+            if post.lane is not None and post in post.lane.waiting:
+                post.lane.waiting.remove(post)
+                self._run_lane(post.lane)
+
+    def _undo(self, call: Call) -> None:
+        if call.descriptor is not None:
+            self._unclaimed.append(call.descriptor)
+            call.descriptor = None
+        if call.error is None and call.undo is not None:
+            call.undo(call.result)
 
     def greeted(self, most_outstanding: int) -> None:
         """The hello was answered: so many requests may be unanswered at once."""
@@ -274,6 +300,7 @@ class ClientProtocol:
         """An offer was taken back."""
         self._offers.pop(state.number, None)
         state.close(NtStatus.CANCELLED, "the offer was rescinded")
+        self._touched.append(state)
 
     def drop_address(self, state: AddressState) -> None:
         """An address was closed here."""
@@ -322,10 +349,10 @@ class ClientProtocol:
 
     def take_unclaimed_descriptors(self) -> list[int]:
         """Descriptors that came with nothing that announces them; the face closes them."""
-        if any(call.method is MACHINE_ATTACH for call in self._calls.values()):
-            return []
-        unclaimed = list(self._descriptors)
-        self._descriptors.clear()
+        unclaimed, self._unclaimed = self._unclaimed, []
+        if not any(call.method is MACHINE_ATTACH for call in self._calls.values()):
+            unclaimed += self._descriptors
+            self._descriptors.clear()
         return unclaimed
 
     def lose(self, error: Exception) -> list[Any]:
@@ -372,8 +399,9 @@ class ClientProtocol:
                     raise WireError("the daemon announced a descriptor that did not come")
                 call.descriptor = self._descriptors.popleft()
             self._end(call, result=result)
-        if call.lane is not None and isinstance(call.lane.inbox, AddressState):
-            call.lane.inbox.sends.grant(1, call.cost)
+        if call.lane is not None:
+            if isinstance(call.lane.inbox, AddressState):
+                call.lane.inbox.sends.grant(1, call.cost)
             self._run_lane(call.lane)
         while self._held and len(self._calls) < self._most_outstanding:
             self._start(self._held.popleft())
@@ -382,9 +410,9 @@ class ClientProtocol:
         call.done = True
         call.result = result
         call.error = error
-        if error is None and call.abandoned and call.undo is not None:
-            call.undo(result)
-        elif error is None and not call.abandoned and call.build is not None:
+        if call.abandoned:
+            self._undo(call)
+        elif error is None and call.build is not None:
             call.built = call.build(result)
         self._touched.append(call)
         if call.post is not None:
@@ -397,17 +425,19 @@ class ClientProtocol:
         while lane.waiting and window.is_open:
             head = lane.waiting[0]
             if isinstance(head, Post):
-                self._start_run(lane.inbox, head)
-                if head.started < len(head.payloads):
-                    continue
+                if head.error is None:
+                    self._start_run(lane, head)
+                    if head.started < len(head.payloads):
+                        continue
                 lane.waiting.popleft()
             else:
                 lane.waiting.popleft()
                 window.spend(head.cost)
                 self._start(head)
 
-    def _start_run(self, inbox: Inbox, post: Post) -> None:
+    def _start_run(self, lane: Lane, post: Post) -> None:
         """One run of a post: as many of its packets as the window and a run allow."""
+        inbox = lane.inbox
         images: list[bytes] = []
         while post.started < len(post.payloads) and inbox.sends.is_open and len(images) < RUN_PACKETS:
             image = encode_in_band(post.payloads[post.started])
@@ -416,7 +446,7 @@ class ClientProtocol:
             post.started += 1
         if images:
             call = Call(PACKET_SEND_RUN, (inbox.number, b"".join(images)))
-            call.post = post
+            call.post, call.lane = post, lane
             post.unanswered += 1
             self._start(call)
 

@@ -10,7 +10,7 @@ from clients.memory import MachineMemory, gather
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus, Refused
-from emulator.wire.runs import pack_mdl_chain
+from emulator.wire.runs import pack_mdl_chain, unpack_pfns
 from emulator.wire.schema import (
     ADDRESS_CLOSE,
     ADDRESS_OPEN,
@@ -20,6 +20,8 @@ from emulator.wire.schema import (
     CHANNEL_OFFER,
     CHANNEL_OPEN,
     HELLO,
+    MEMORY_ALLOCATE,
+    MEMORY_FREE,
     OFFER_RESCIND,
     PACKET_COMPLETE,
     PACKET_FAIL,
@@ -58,6 +60,18 @@ def hello(protocol: ClientProtocol, name: str) -> Call:
     return protocol.call(HELLO, *hello_arguments(name), build=greeted)
 
 
+def allocate_pages(protocol: ClientProtocol, machine: int, pages: int) -> Call:
+    """Ask for pages of guest memory; builds their numbers."""
+
+    def undo(result: tuple[Any, ...]) -> None:
+        protocol.call(MEMORY_FREE, machine, result[0])
+
+    def build(result: tuple[Any, ...]) -> tuple[int, ...]:
+        return unpack_pfns(result[0])
+
+    return protocol.call(MEMORY_ALLOCATE, machine, pages, build=build, undo=undo)
+
+
 # ---- channels
 
 
@@ -73,10 +87,14 @@ def offer_channel(
         return state
 
     def undo(result: tuple[Any, ...]) -> None:
-        protocol.call(OFFER_RESCIND, result[0])
+        if call.built is not None:
+            rescind(protocol, call.built)
+        else:
+            protocol.call(OFFER_RESCIND, result[0])
 
     wanted = as_uuid(instance).bytes_le if instance is not None else None
-    return protocol.call(CHANNEL_OFFER, machine, kind.bytes_le, wanted, pipe, *GRANT, build=build, undo=undo)
+    call = protocol.call(CHANNEL_OFFER, machine, kind.bytes_le, wanted, pipe, *GRANT, build=build, undo=undo)
+    return call
 
 
 def open_channel(
@@ -96,11 +114,15 @@ def open_channel(
         return state, UUID(bytes_le=instance_bytes)
 
     def undo(result: tuple[Any, ...]) -> None:
-        protocol.call(CHANNEL_CLOSE, result[0])
+        if call.built is not None:
+            close_channel(protocol, call.built[0])
+        else:
+            protocol.call(CHANNEL_CLOSE, result[0])
 
     kind = as_uuid(interface).bytes_le
     wanted = as_uuid(instance).bytes_le if instance is not None else None
-    return protocol.call(CHANNEL_OPEN, machine, kind, wanted, wait, *ring_pages, *GRANT, build=build, undo=undo)
+    call = protocol.call(CHANNEL_OPEN, machine, kind, wanted, wait, *ring_pages, *GRANT, build=build, undo=undo)
+    return call
 
 
 def close_channel(protocol: ClientProtocol, state: ChannelState) -> Call | None:
@@ -214,9 +236,13 @@ def open_address(protocol: ClientProtocol, machine: int, network: str, local: tu
         return state, (host, port)
 
     def undo(result: tuple[Any, ...]) -> None:
-        protocol.call(ADDRESS_CLOSE, result[0])
+        if call.built is not None:
+            close_address(protocol, call.built[0])
+        else:
+            protocol.call(ADDRESS_CLOSE, result[0])
 
-    return protocol.call(ADDRESS_OPEN, machine, network, local[0], local[1], share, *GRANT, build=build, undo=undo)
+    call = protocol.call(ADDRESS_OPEN, machine, network, local[0], local[1], share, *GRANT, build=build, undo=undo)
+    return call
 
 
 def close_address(protocol: ClientProtocol, state: AddressState) -> Call | None:

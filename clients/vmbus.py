@@ -17,8 +17,7 @@ from clients.unix import Attached
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
 from emulator.vmbus.send_rules import SendFlags
-from emulator.wire.runs import unpack_pfns
-from emulator.wire.schema import MEMORY_ALLOCATE, MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
+from emulator.wire.schema import MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
 
 if TYPE_CHECKING:
     from clients.connection import Connection
@@ -40,8 +39,7 @@ class Machine:
         missing = self.memory.missing_pages(byte_count)
         while missing:
             pages = min(missing, 65536)
-            (pfns,) = await self._connection.request(MEMORY_ALLOCATE, self._number, pages)
-            self.memory.add_pages(unpack_pfns(pfns))
+            self.memory.add_pages(await self._connection.allocate_pages(self._number, pages))
             missing -= pages
 
     async def allocate(self, byte_count: int) -> Buffer:
