@@ -1,0 +1,136 @@
+"""Looking into a running daemon: ``machines``, ``channels``, ``version``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+import click
+
+from clients.commands.calling import attached, run, socket_path
+from clients.commands.output import as_json, byte_size, say, table
+
+Entries = list[dict[str, Any]]
+
+json_option = click.option("--json", "wants_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def client_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return importlib.metadata.version("vmbus-emulator")
+    except importlib.metadata.PackageNotFoundError:
+        return "uninstalled"
+
+
+def _inspect(what: str, machine: str | None = None) -> Entries:
+    path = socket_path()
+    found: Entries = []
+
+    async def ask() -> None:
+        async with attached(path) as daemon:
+            found.extend(await daemon.inspect(what, machine))
+
+    run(ask)
+    return found
+
+
+@click.command()
+@json_option
+def machines(wants_json: bool) -> None:
+    """List the simulated machines of the daemon.
+
+    For each: its memory and how much of it is free, the channels its hosts offer, how many of them are open, and the
+    guests that wait for an offer.
+
+    \b
+    Example:
+        vmbusctl machines
+        vmbusctl machines --json
+    """
+    entries = _inspect("machines")
+    if wants_json:
+        as_json(entries)
+    elif not entries:
+        say("The daemon has no machines; add [machines.NAME] to its configuration file.")
+    else:
+        table(
+            ("MACHINE", "STATE", "MEMORY", "FREE", "OFFERS", "OPEN", "WAITING GUESTS"),
+            [
+                (
+                    each["machine"],
+                    each["state"],
+                    byte_size(each["memory_bytes"]),
+                    byte_size(each["free_bytes"]),
+                    each["offers"],
+                    each["open_channels"],
+                    each["waiting_guests"],
+                )
+                for each in entries
+            ],
+        )
+
+
+@click.command()
+@click.option("--machine", metavar="MACHINE", help="Only the channels of this machine.")
+@json_option
+def channels(machine: str | None, wants_json: bool) -> None:
+    """List the channels that hosts offer, and who has them open.
+
+    TO HOST and TO GUEST count the packets delivered since the channel was opened; OUTSTANDING are packets of the guest
+    that wait for their completion. --json adds more.
+
+    \b
+    Example:
+        vmbusctl channels
+        vmbusctl channels --machine vm1 --json
+    """
+    entries = _inspect("channels", machine)
+    if wants_json:
+        as_json(entries)
+    elif not entries:
+        say(f"No channel is offered; offer one with: vmbusctl serve-echo {machine or 'vm1'}")
+    else:
+        table(
+            ("MACHINE", "INTERFACE", "INSTANCE", "STATE", "OUTSTANDING", "TO HOST", "TO GUEST"),
+            [
+                (
+                    each["machine"],
+                    each["interface"],
+                    each["instance"],
+                    each["state"],
+                    each.get("guest_outstanding", 0),
+                    each.get("packets_to_host", 0),
+                    each.get("packets_to_guest", 0),
+                )
+                for each in entries
+            ],
+        )
+
+
+@click.command()
+@json_option
+def version(wants_json: bool) -> None:
+    """Show the versions of this program and of the daemon it reaches.
+
+    \b
+    Example:
+        vmbusctl version
+        vmbusctl version --json
+    """
+    path = socket_path()
+    document: dict[str, object] = {"client": client_version()}
+    if not wants_json:
+        say(f"vmbusctl {client_version()}")
+
+    async def ask() -> None:
+        async with attached(path) as daemon:
+            document["daemon"] = daemon.daemon_version
+            document["protocol"] = daemon.protocol_version
+            document["socket"] = str(path)
+
+    run(ask)
+    if wants_json:
+        as_json(document)
+    else:
+        say(f"vmbusd   {document['daemon']} (protocol {document['protocol']}) at {path}")
