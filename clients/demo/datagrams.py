@@ -62,18 +62,19 @@ async def exchange_datagrams(stage: Stage, count: int) -> list[Result]:
 async def _between_machines(stage: Stage, count: int) -> Result:
     answering = await stage.start("datagram program of vm2", "datagram_peer", "vm2", "lan", END_OF_SEGMENT, count)
     local = await answering.expect("ready")
-    step = stage.display.step("datagrams, vm1 and vm2 on lan", count)
+    name = "lan, vm1 and vm2"
+    step = stage.display.step(f"datagrams: {name}", count)
     peer = local["host"], local["port"]
     asking = await stage.start("datagram program of vm1", "datagram_peer", "vm1", "lan", "0.0.0.0", count, *peer)
     await asking.expect("ready")
     asked = await stage.follow(asking, step)
     answered = await stage.follow(answering, None)
-    return _result("datagrams, vm1 and vm2 on lan", count, asked, asked["completions"] + answered["completions"])
+    return _result(name, count, asked, asked["completions"] + answered["completions"])
 
 
 async def _machine_asks_outside(stage: Stage, count: int, outside: OutsideSocket, peer: Peer) -> Result:
-    name = "datagrams, vm1 asks a UDP socket"
-    step = stage.display.step(name, count)
+    name = "udp, vm1 asks"
+    step = stage.display.step(f"datagrams: {name}", count)
     asking = await stage.start("datagram program of vm1", "datagram_peer", "vm1", "udp", LOOPBACK, count, *peer)
     await asking.expect("ready")
     async with trio.open_nursery() as nursery:
@@ -83,8 +84,8 @@ async def _machine_asks_outside(stage: Stage, count: int, outside: OutsideSocket
 
 
 async def _outside_asks_machine(stage: Stage, count: int, outside: OutsideSocket) -> Result:
-    name = "datagrams, a UDP socket asks vm2"
-    step = stage.display.step(name, count)
+    name = "udp, vm2 answers"
+    step = stage.display.step(f"datagrams: {name}", count)
     answering = await stage.start("datagram program of vm2", "datagram_peer", "vm2", "udp", LOOPBACK, count)
     local = await answering.expect("ready")
     peer = local["host"], local["port"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -51,14 +52,9 @@ class Report:
 
     def show(self, console: Console) -> None:
         """The table, and whether the file arrived as it was."""
-        table = Table(
-            title="What went through the daemon",
-            title_justify="left",
-            caption="Completed: by the host, or by the transport. What the UDP socket sends is nobody's to complete.",
-            caption_justify="left",
-        )
+        table = Table(title="What went through the daemon", title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
         table.add_column("step", overflow="fold")
-        for name in ("packets", "completed", "bytes", "seconds", "per second", "bytes/s"):
+        for name in ("packets", "completed", "bytes", "seconds", "packets/s", "bytes/s"):
             table.add_column(name, justify="right", no_wrap=True)
         for each in self.results:
             table.add_row(
@@ -71,5 +67,18 @@ class Report:
                 byte_size(each.per_second(each.byte_count)),
             )
         console.print(table)
-        console.print(f"SHA-256 of {self.file_name} ({byte_size(self.file_bytes)}): {self.sha256}", markup=False)
-        console.print(f"The hosts of {' and '.join(self.hosts)} have the same: it matches.", markup=False)
+        for line in self._legend():
+            console.print(line, markup=False, soft_wrap=True)
+
+    def _legend(self) -> tuple[str, ...]:
+        """What the rows mean, and how it ended for the file."""
+        return (
+            "file           as external data: hosts read it from the memory of their machines",
+            "small packets  64 bytes each, from several guests on every machine",
+            "lan            datagrams on a segment of the daemon's, each sent back",
+            "udp            with an ordinary UDP socket; only what a machine sends is completed",
+            "",
+            f"SHA-256 of {self.file_name}, {byte_size(self.file_bytes)}:",
+            f"    {self.sha256}",
+            f"    and the same at the hosts of {' and '.join(self.hosts)}: it matches",
+        )

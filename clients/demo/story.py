@@ -158,7 +158,7 @@ class Stage:
         done = await self.follow(guest, step)
         if done["sha256"] != report.sha256:
             raise DemoFailed(f"the host of {machine} got other bytes: their SHA-256 is {done['sha256']}")
-        report.results.append(Result.of(f"file, {machine}, external data", [done]))
+        report.results.append(Result.of(f"file on {machine}", [done]))
         report.hosts.append(machine)
         await host.end()
 
@@ -180,6 +180,6 @@ class Stage:
             for index in range(guests):
                 share = (packets + index) // guests
                 nursery.start_soon(run_guest, MACHINES[index % len(MACHINES)], index // len(MACHINES), share)
-        report.results.append(Result.of(f"small packets, {guests} guests", ends))
+        report.results.append(Result.of("small packets", ends))
         for host in hosts:
             await host.end()
