@@ -144,6 +144,8 @@ class Session:
         self._scope.cancel()
 
     def _finish(self) -> None:
+        # What the client said last reaches its peers before its channels close.
+        self.server.pump()
         self.is_open = False
         self._ready.clear()
         reason = self._farewell[1] if self._farewell else "the client went away"
