@@ -153,6 +153,7 @@ class GuestChannelsState:
     channels: dict[int, GuestChannel] = field(default_factory=dict)
     gpadls: dict[int, GuestGpadl] = field(default_factory=dict)
     event_flags: list[int] = field(default_factory=list)
+    released_ids: list[int] = field(default_factory=list)  # given back unasked: a rescind may still be on its way
     next_gpadl_id: int = 0
     next_ticket: int = 1
 

@@ -134,11 +134,16 @@ class GuestOperations:
 
     def offered(self, message: m.OfferChannel) -> None:
         """Message 1, with an id that is free."""
+        if message.channel_id in self.state.released_ids:
+            self.state.released_ids.remove(message.channel_id)
         self.state.channels[message.channel_id] = GuestChannel(message)
         self._effects.append(fx.OfferArrived(message))
 
     def rescinded(self, message: m.RescindChannelOffer) -> None:
         """Message 2. Raises BusError."""
+        if message.channel_id in self.state.released_ids:
+            self.state.released_ids.remove(message.channel_id)
+            return  # it crossed our release
         channel = self.state.named(message.channel_id)
         if channel.is_rescinded:
             raise BusError(BusFault.UNEXPECTED_ANSWER, f"second rescind of channel {message.channel_id}")
@@ -298,5 +303,7 @@ class GuestOperations:
     def _try_release(self, channel: GuestChannel) -> None:
         if channel.release_wanted and channel.state is S.OFFERED and not self._lists_of(channel.channel_id):
             del self.state.channels[channel.channel_id]
+            if not channel.is_rescinded:
+                self.state.released_ids.append(channel.channel_id)
             self.post(m.RelIdReleased(channel.channel_id))
             self._effects.append(fx.ChannelReleased(channel.channel_id))

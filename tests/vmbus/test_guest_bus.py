@@ -357,6 +357,13 @@ def test_item_37_the_id_is_free_again_also_when_close_came_before_the_rescind() 
     assert guest.open().status == 0
 
 
+def test_a_rescind_that_crossed_our_release_is_ignored_once() -> None:
+    guest = Guest()
+    assert posted(guest.bus.release(1)) == [m.RelIdReleased(1)]
+    assert guest.hear(m.RescindChannelOffer(1)) == []
+    assert guest.fault(m.RescindChannelOffer(1)) is BusFault.UNKNOWN_CHANNEL_ID
+
+
 @pytest.mark.parametrize("channel_id", [0, 2048, 0xFFFFFFFF])
 def test_channel_ids_that_cannot_be_are_violations(channel_id: int) -> None:
     guest = Guest(offers=0)

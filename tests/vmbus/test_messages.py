@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulator.memory import GpaRange
 from emulator.status import Misuse
 from emulator.vmbus import message_types as m
 from emulator.vmbus.faults import BusError, BusFault
@@ -82,8 +83,6 @@ def test_vector_parses_to_its_message(name: str) -> None:
 
 
 def test_v9_is_what_a_page_list_becomes() -> None:
-    from emulator.memory import GpaRange
-
     (header,) = build_gpadl_messages(1, 0xE1E10, [GpaRange(0x2000, 0, (0x100, 0x101))])
     assert pack_message(header).hex() == VECTORS["V9"][1]
 
