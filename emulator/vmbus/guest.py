@@ -18,7 +18,7 @@ from emulator.vmbus import message_types as m
 from emulator.vmbus.faults import BusError, BusFault, Violation
 from emulator.vmbus.guest_effects import GuestEffect
 from emulator.vmbus.guest_operations import GuestLink, GuestOperations
-from emulator.vmbus.guest_state import FIRST_GPADL_ID, GuestConfig, GuestPhase, GuestState
+from emulator.vmbus.guest_state import FIRST_GPADL_ID, GuestConfig, GuestPhase, GuestState, check_restorable
 from emulator.vmbus.host_effects import MonitorPages
 from emulator.vmbus.message_types import Direction, FeatureFlags, Message, Negotiated, Version
 from emulator.vmbus.messages import parse_message_untrusted
@@ -189,10 +189,10 @@ class GuestBus:
     @classmethod
     def restore(cls, data: Plain, config: GuestConfig | None = None) -> GuestBus:
         """A bus that goes on where the saved one stood. Raises Refused for data that does not fit."""
+        config, state = config or GuestConfig(), from_plain(GuestState, data)
+        check_restorable(state, config)
         bus = cls.__new__(cls)
-        bus._start(config or GuestConfig(), from_plain(GuestState, data))
-        if not 0 <= bus._state.attempt < len(bus.config.versions):
-            raise Refused(NtStatus.INVALID_PARAMETER, "saved state: the version being tried is not configured")
+        bus._start(config, state)
         return bus
 
     # Messages

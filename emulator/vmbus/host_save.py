@@ -7,9 +7,9 @@ from uuid import UUID
 
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.channel_states import ChannelState
-from emulator.vmbus.host_connection import ConnectionState
+from emulator.vmbus.host_connection import ConnectionState, NextAction, Phase
 from emulator.vmbus.host_directory import ChannelsState
-from emulator.vmbus.host_gpadls import GpadlsState
+from emulator.vmbus.host_gpadls import GpadlsState, GpadlState
 from emulator.vmbus.message_types import FeatureFlags, Version
 from emulator.vmbus.negotiation import VersionLimit
 from emulator.vmbus.outbox import OutboxState
@@ -31,6 +31,11 @@ class HostState:
 def check_restorable(state: HostState, limit: VersionLimit) -> None:
     """Refuse a saved state that speaks more than ``limit``, or features its version cannot have. Raises Refused."""
     connection = state.connection
+    half = connection.phase in (Phase.CONNECTING, Phase.CONNECTED) and connection.version is None
+    if half or (connection.next_action is NextAction.RECONNECT and connection.contact is None):
+        raise Refused(
+            NtStatus.INVALID_PARAMETER, f"saved state: the connection is not {connection.phase.value} in full"
+        )
     if connection.version is not None:
         _check("the connection", connection.version, connection.features, limit)
     for channel in state.channels.channels.values():
@@ -40,6 +45,9 @@ def check_restorable(state: HostState, limit: VersionLimit) -> None:
     for (slot, gpadl_id), gpadl in state.gpadls.lists.items():
         if slot not in state.channels.channels or (gpadl.owner, gpadl.gpadl_id) != (slot, gpadl_id):
             raise Refused(NtStatus.INVALID_PARAMETER, f"saved state: GPADL 0x{gpadl_id:X} belongs to no channel")
+        incomplete = gpadl.state is GpadlState.IN_PROGRESS
+        if incomplete is not (gpadl.assembly is not None) or gpadl.state is GpadlState.GONE:
+            raise Refused(NtStatus.INVALID_PARAMETER, f"saved state: GPADL 0x{gpadl_id:X} is not whole")
 
 
 _IN_USE = {s for s in ChannelState if s.is_reserved} | {

@@ -679,11 +679,22 @@ def test_a_saved_guest_is_plain_and_comes_back_the_same(state: str) -> None:
         assert restored.message_arrived(pack_message(message)) == guest.hear(message), name
 
 
-def test_a_saved_guest_that_does_not_fit_is_refused() -> None:
+GUEST_DAMAGE: dict[str, Callable[[Any], object]] = {
+    "attempt": lambda saved: saved.__setitem__("attempt", 5),
+    "version": lambda saved: saved.__setitem__("version", None),
+    "open without its opening": lambda saved: saved["channels"]["channels"][0][1].__setitem__("opening", None),
+    "open without its ring": lambda saved: saved["channels"]["gpadls"].clear(),
+    "open but at rest": lambda saved: saved["channels"]["channels"][0][1].__setitem__("state", "offered"),
+    "GPADL of no channel": lambda saved: saved["channels"]["channels"].clear(),
+    "another thing": lambda saved: saved.clear(),
+}
+
+
+@pytest.mark.parametrize("name", GUEST_DAMAGE)
+def test_a_saved_guest_that_does_not_fit_is_refused(name: str) -> None:
     guest = Guest()
+    guest.open()
     saved = guest.bus.save()
-    saved["attempt"] = 5
+    GUEST_DAMAGE[name](saved)
     with pytest.raises(Refused, match="saved state"):
         GuestBus.restore(saved, guest.bus.config)
-    with pytest.raises(Refused, match="saved state"):
-        GuestBus.restore([])

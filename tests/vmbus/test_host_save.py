@@ -144,7 +144,7 @@ def set_at(where: Callable[[Any], Any], name: str, value: object) -> Callable[[A
     return change
 
 
-DAMAGE: dict[str, Callable[[Any], None]] = {
+DAMAGE: dict[str, Callable[[Any], object]] = {
     "field missing": lambda saved: saved.pop("outbox"),
     "field too many": set_at(lambda s: s, "more", 1),
     "wrong type": set_at(lambda s: s["outbox"], "target_vp", "0"),
@@ -159,6 +159,12 @@ DAMAGE: dict[str, Callable[[Any], None]] = {
     "key never given out": set_at(channel, "offer_key", 1000),
     "slot that differs": set_at(channel, "slot", 2),
     "GPADL of no channel": lambda saved: saved["gpadls"]["lists"][0].__setitem__(0, [77, 10]),
+    "GPADL in progress without its values": lambda saved: [
+        g.__setitem__("assembly", None) for _, g in saved["gpadls"]["lists"]
+    ],
+    "GPADL that is gone": lambda saved: saved["gpadls"]["lists"][0][1].__setitem__("state", "gone"),
+    "connected without a version": set_at(lambda s: s["connection"], "version", None),
+    "reconnecting without a contact": set_at(lambda s: s["connection"], "next_action", "reconnect"),
     "short GUID": set_at(lambda s: channel(s)["offer"], "interface_id", b"123"),
     "dict instead of pairs": set_at(lambda s: s["channels"], "channels", {}),
     "pairs that are no pairs": set_at(lambda s: s["channels"], "channels", [[1]]),
