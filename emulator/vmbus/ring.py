@@ -17,35 +17,29 @@ index is range-checked at every read and may only move forwards. Everything is c
 A violation is remembered: every later call raises ``RingCorruption`` again.
 
 Order matters: publish, then ``fence``, then look at what the peer wrote. A plain store followed by a load may be
-reordered by the processor, and a wake-up gets lost; the caller brings a fence that fits its world (``no_fence`` in one
-thread).
+reordered by the processor, and a wake-up gets lost.
+
+There are two builds of it. ``pure_ring`` runs everywhere; its caller brings a fence that fits its world (``no_fence``
+in one thread). ``compiled_ring`` exists where a C compiler was there at installation; it has real fences of its own,
+and calls another one after them only when it is not ``no_fence``. The names here are the compiled ones where there are
+any; ``RING_BUILD`` says which, and ``RING_BUILDS`` has every build there is, for whoever wants a certain one.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from emulator.status import Misuse
-from emulator.vmbus.packets import RingCorruption
-from emulator.vmbus.ring_memory import (
-    FEATURES,
-    IN,
-    MASK,
-    OUT,
-    PENDING,
-    PENDING_SIZE_WORKS,
-    RingMemory,
-    checked_index,
-    describe_bad_index,
-    initialise_as_guest,
-    initialise_as_host,
-)
+from emulator.vmbus import pure_ring
+from emulator.vmbus.ring_contract import Fence, Received, Sent, initialise_as_guest, initialise_as_host, no_fence
 
 __all__ = [
+    "RING_BUILD",
+    "RING_BUILDS",
+    "RING_BUILD_PROBLEM",
+    "RING_NEEDS_FENCE",
     "Fence",
     "Received",
+    "RingBuild",
     "RingMemory",
     "RingReceiver",
     "RingSender",
@@ -55,254 +49,36 @@ __all__ = [
     "no_fence",
 ]
 
-Fence = Callable[[], None]
 
-_COMPLETION = 11
-_FIRST_GUESS_SHIFT = 8  # 256 bytes a packet: how much to copy out at first when only a few packets are wanted
-_LARGEST_COPY = 1 << 15
-_pack_footer = struct.Struct("<II").pack
-_unpack_lengths = struct.Struct("<HHH").unpack_from  # type, data offset, length, as the descriptor begins
+class RingBuild(NamedTuple):
+    """One build of the ring. The pure classes stand for the types of both; the compiled ones have the same methods."""
 
-
-def no_fence() -> None:
-    """The fence for both ends in one thread."""
+    name: str
+    memory: type[pure_ring.RingMemory]
+    sender: type[pure_ring.RingSender]
+    receiver: type[pure_ring.RingReceiver]
+    needs_fence: bool
 
 
-class Sent(NamedTuple):
-    """How many packets of a batch went into the ring, in order, and whether to ring the peer's doorbell."""
-
-    written: int
-    signal: bool
-
-
-class RingSender:
-    """The sending end of one ring. Raises RingCorruption at construction when the indices are illegal."""
-
-    def __init__(self, ring: RingMemory, fence: Fence = no_fence) -> None:
-        self._ring = ring
-        self._control = ring.control
-        self._fence = fence
-        self._size = ring.data_bytes
-        self._in = checked_index(ring, IN, "in")
-        self._known_free = 0  # the receiver can only have made more room since; less means it moved its index back
-        self._pending = False
-        self._problem: str | None = None
-        self.free_bytes()
-
-    def _fail(self, problem: str) -> RingCorruption:
-        self._problem = problem
-        return RingCorruption(problem)
-
-    def free_bytes(self) -> int:
-        """Bytes there is room for now, footers included. Raises RingCorruption."""
-        if self._problem:
-            raise RingCorruption(self._problem)
-        size = self._size
-        out = self._control[OUT]
-        if out >= size or out & 7:
-            raise self._fail(describe_bad_index("out", out, size))
-        free = out - self._in - 8
-        if free < 0:
-            free += size
-        if free < self._known_free:
-            raise self._fail(f"the ring's out index moved back to 0x{out:X}")
-        self._known_free = free
-        return free
-
-    def would_ever_fit(self, cost: int) -> bool:
-        """Whether a packet of ``cost`` bytes with its footer fits an empty ring. Some readers refuse the last 8."""
-        return cost <= self.largest_cost
-
-    @property
-    def largest_cost(self) -> int:
-        """The most ring bytes one packet may take."""
-        return self._size - 16
-
-    def send_batch(self, images: Sequence[bytes]) -> Sent:
-        """Write as many encoded packets as fit, in order; publish once and decide once about the doorbell (3.4).
-
-        Raises RingCorruption, or Misuse when a packet is not padded to 8 bytes.
-        """
-        free = self.free_bytes()
-        size = self._size
-        before = position = self._in
-        parts: list[bytes] = []
-        lengths = 0
-        for image in images:
-            total = len(image) + 8
-            if total > free:
-                break
-            free -= total
-            lengths |= total
-            parts += (image, _pack_footer(0, position))
-            position += total
-            if position >= size:
-                position -= size
-        if lengths & 7:
-            raise Misuse("a packet in the ring is padded to a multiple of 8 bytes")
-        if not parts:
-            return Sent(0, False)
-        self._ring.write(before, b"".join(parts))
-        control = self._control
-        self._known_free = free
-        self._in = control[IN] = position
-        self._fence()
-        # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming.
-        return Sent(len(parts) >> 1, control[MASK] == 0 and control[OUT] == before)
-
-    def block(self, needed: int) -> bool:
-        """Ask for a doorbell when ``needed`` bytes are free. True: there is room by now, try again. May raise."""
-        size = self._size
-        threshold = min((max(needed, size >> 2) + 7) & ~7, size - 8)
-        self._control[PENDING] = threshold
-        self._pending = True
-        self._fence()
-        return self.free_bytes() >= needed
-
-    def unblock(self) -> None:
-        """No packet waits for room any more."""
-        if self._pending:
-            self._control[PENDING] = 0
-            self._pending = False
+def _compiled() -> tuple[RingBuild | None, str]:
+    """The compiled build, or None and why there is none."""
+    try:
+        from emulator.vmbus import compiled_ring
+    except ImportError as problem:
+        return None, str(problem)
+    ends = compiled_ring.RingSender, compiled_ring.RingReceiver
+    return RingBuild("compiled", compiled_ring.RingMemory, *ends, needs_fence=False), ""
 
 
-class Received(NamedTuple):
-    """What came out of the ring: encoded packets as private copies, without footers.
+_PURE = RingBuild("pure", pure_ring.RingMemory, pure_ring.RingSender, pure_ring.RingReceiver, needs_fence=True)
+_COMPILED, RING_BUILD_PROBLEM = _compiled()
+_CHOSEN = _COMPILED or _PURE
 
-    ``ring_bytes`` is the room they gave back, ``signal`` whether to ring the peer's doorbell, ``empty`` whether the
-    ring was seen empty behind them (``go_idle`` before sleeping on it).
-    """
+RING_BUILDS = {build.name: build for build in (_PURE, _COMPILED) if build is not None}
+RING_BUILD = _CHOSEN.name
+RING_NEEDS_FENCE = _CHOSEN.needs_fence
 
-    images: list[bytes]
-    ring_bytes: int
-    signal: bool
-    empty: bool
-
-
-class RingReceiver:
-    """The receiving end of one ring. Raises RingCorruption at construction when the indices are illegal."""
-
-    def __init__(self, ring: RingMemory, fence: Fence = no_fence) -> None:
-        self._ring = ring
-        self._control = ring.control
-        self._fence = fence
-        self._size = ring.data_bytes
-        self._out = checked_index(ring, OUT, "out")
-        self._known_used = 0  # seen and not yet consumed; the sender can only have added to it
-        self._masked = self._control[MASK] != 0
-        self._problem: str | None = None
-        self.used_bytes()
-
-    def _fail(self, problem: str) -> RingCorruption:
-        self._problem = problem
-        return RingCorruption(problem)
-
-    def used_bytes(self) -> int:
-        """Bytes that wait to be taken, footers included. Raises RingCorruption."""
-        if self._problem:
-            raise RingCorruption(self._problem)
-        index = self._control[IN]
-        if index >= self._size or index & 7:
-            raise self._fail(describe_bad_index("in", index, self._size))
-        used = index - self._out
-        if used < 0:
-            used += self._size
-        if used < self._known_used:
-            raise self._fail(f"the ring's in index moved back to 0x{index:X}")
-        self._known_used = used
-        return used
-
-    @property
-    def peer_honours_pending_size(self) -> bool:
-        """Whether the peer rings when a blocked sender of ours has room; if not, such a sender must poll (3.1)."""
-        return bool(self._control[FEATURES] & PENDING_SIZE_WORKS)
-
-    def receive_batch(self, max_packets: int, max_bytes: int) -> Received:
-        """Take up to ``max_packets`` data packets and ``max_bytes`` of their ring bytes, in the order they stand.
-
-        One data packet is taken whatever its size, unless ``max_packets`` is 0. Completions do not count: nobody may
-        hold them up, and the ring bounds them. Good packets in front of a bad one are returned; the next call raises
-        RingCorruption.
-        """
-        used = self.used_bytes()
-        control = self._control
-        if not self._masked:
-            if control[MASK]:
-                raise self._fail("the peer set the interrupt mask, which is not its to write")
-            if used:
-                self.mask()
-        if not used:
-            return Received([], 0, False, True)
-        images: list[bytes] = []
-        consumed = self._take(images, used, max_packets, max_bytes)
-        if not images:
-            if self._problem:
-                raise RingCorruption(self._problem)
-            return Received(images, 0, False, False)
-        before = self._out
-        after = before + consumed
-        if after >= self._size:
-            after -= self._size
-        self._out = control[OUT] = after
-        self._known_used = used - consumed
-        self._fence()
-        signal = control[PENDING] != 0 and self._frees_a_sender(before, after)
-        return Received(images, consumed, signal, consumed == used)
-
-    def _take(self, images: list[bytes], used: int, max_packets: int, max_bytes: int) -> int:
-        """Copy packets out into ``images``; how many ring bytes they took. A violation ends it and is remembered."""
-        read = self._ring.read
-        size = self._size
-        copy = b""  # a private copy of the ring from ``start``: judged here, never looked up again in the ring
-        start = position = data_bytes = 0  # start and position count from the read index
-        first_guess = min((max_packets + 1) << _FIRST_GUESS_SHIFT, _LARGEST_COPY)
-        while position < used:
-            if position + 16 > start + len(copy):
-                start = position
-                copy = read((self._out + start) % size, min(used - start, first_guess))
-                if len(copy) < 16:
-                    self._problem = f"{len(copy)} bytes in the ring are no packet"
-                    break
-            at = position - start
-            type_number, data_offset8, length8 = _unpack_lengths(copy, at)
-            total = (length8 << 3) + 8
-            if data_offset8 < 2 or length8 < data_offset8 or total > used - position:
-                where = f"payload at {data_offset8 * 8}, where the ring holds {used - position}"
-                self._problem = f"a packet of {length8 * 8} bytes, {where}"
-                break
-            if type_number != _COMPLETION:
-                if max_packets <= 0 or (data_bytes and data_bytes + total > max_bytes):
-                    break
-                max_packets -= 1
-                data_bytes += total
-            image = copy[at : at + total - 8]
-            missing = total - 8 - len(image)
-            if missing:
-                image += read((self._out + position + len(image)) % size, missing)
-            images.append(image)
-            position += total
-        return position
-
-    def _frees_a_sender(self, before: int, after: int) -> bool:
-        """Whether taking what lay between two read indices just gave a blocked sender the room it waits for (3.4)."""
-        control = self._control
-        pending = control[PENDING] & ~7
-        end = control[IN]
-        size = self._size
-        if not pending or not control[FEATURES] & PENDING_SIZE_WORKS or end >= size or end & 7:
-            return False
-        return (before - end - 8) % size < pending <= (after - end - 8) % size
-
-    def mask(self) -> None:
-        """No doorbells for now, we are awake."""
-        self._control[MASK] = 1
-        self._masked = True
-
-    def go_idle(self) -> bool:
-        """Ask for doorbells again; True: still empty, sleep. False: look again first. Raises RingCorruption."""
-        if self._problem:
-            raise RingCorruption(self._problem)
-        self._control[MASK] = 0
-        self._masked = False
-        self._fence()
-        return self.used_bytes() == 0
+if TYPE_CHECKING:
+    from emulator.vmbus.pure_ring import RingMemory, RingReceiver, RingSender
+else:
+    RingMemory, RingSender, RingReceiver = _CHOSEN.memory, _CHOSEN.sender, _CHOSEN.receiver

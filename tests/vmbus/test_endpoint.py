@@ -11,9 +11,10 @@ from emulator.status import Misuse, NtStatus, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, Completed, EndpointLimits
 from emulator.vmbus.packets import RingCorruption, encode_completion, encode_gpa_direct, encode_in_band
 from emulator.vmbus.profile import KmclProfile
-from emulator.vmbus.ring import RingSender
 from emulator.vmbus.send_rules import SendFlags
-from tests.vmbus.channel_pair import FEATURES, MASK, OUT, PENDING, WAIT, ChannelPair, take
+from tests.vmbus.channel_pair import FEATURES, MASK, OUT, PENDING, WAIT, ChannelPair, sender_on, take
+
+pytestmark = pytest.mark.usefixtures("ring_build")
 
 SUCCESS = NtStatus.SUCCESS
 BIG = bytes(4048)  # one of these leaves no room in a ring of one page, pipe header or not
@@ -170,7 +171,7 @@ def test_plain_send_with_an_mdl_and_send_with_pages() -> None:
 def test_r1_unknown_transaction_id_fails_the_channel_for_good() -> None:
     pair = ChannelPair()
     pair.guest.send(b"", None, WAIT, "context")
-    foreign = RingSender(pair.to_guest)
+    foreign = sender_on(pair.to_guest)
     foreign.send_batch([encode_in_band(b"good"), encode_completion(b"", 1), encode_completion(b"", 1)])
     progress = take(pair.guest)
     assert [packet.payload[:4] for packet in progress.packets] == [b"good"]
@@ -189,7 +190,7 @@ def test_r1_completing_a_packet_that_is_still_in_line_or_wants_none_fails_the_ch
     pair = ChannelPair()
     fill(pair.guest)
     outcome = pair.guest.send(b"", None, flags, "context")
-    RingSender(pair.to_guest).send_batch([encode_completion(b"", outcome.transaction_id)])
+    sender_on(pair.to_guest).send_batch([encode_completion(b"", outcome.transaction_id)])
     with pytest.raises(RingCorruption, match="not outstanding"):
         take(pair.guest)
     assert [ended.context for ended in pair.guest.close()] == ["context"]
@@ -220,7 +221,7 @@ def test_r3_completions_may_come_out_of_order_and_queue_in_the_order_issued() ->
 
 def test_r3_handles_are_not_the_peers_transaction_ids() -> None:
     pair = ChannelPair()
-    foreign = RingSender(pair.to_host)
+    foreign = sender_on(pair.to_host)
     foreign.send_batch([encode_in_band(b"", (1 << 64) - 1, True)] * 2)
     first, second = pair.host_packets()
     assert (first.handle, second.handle) == (1, 2)
@@ -279,7 +280,7 @@ def test_r6_no_external_data() -> None:
 )
 def test_r7_bad_ranges_reach_the_driver_as_an_error(ranges: list[GpaRange], rule: str, message: str) -> None:
     pair = ChannelPair(limits=EndpointLimits(max_external_bytes=0x2000, max_external_chain=2))
-    RingSender(pair.to_host).send_batch([encode_gpa_direct(ranges, b"readable", 9)])
+    sender_on(pair.to_host).send_batch([encode_gpa_direct(ranges, b"readable", 9)])
     (packet,) = pair.host_packets()
     assert (packet.payload, packet.ranges, packet.has_external_data) == (b"readable", (), True)
     assert packet.external_error is not None
@@ -294,7 +295,7 @@ def test_r7_bad_ranges_reach_the_driver_as_an_error(ranges: list[GpaRange], rule
 def test_r7_ranges_against_the_rules_of_the_wire() -> None:
     pair = ChannelPair()
     image = struct.pack("<HHHHQIIIIQ", 9, 5, 5, 1, 1, 0, 1, 8, 0x1000, 1)
-    RingSender(pair.to_host).send_batch([image])
+    sender_on(pair.to_host).send_batch([image])
     (packet,) = pair.host_packets()
     assert packet.external_error is not None
     assert packet.external_error.rule == "R7"
@@ -340,7 +341,7 @@ def test_a_packet_with_external_data_is_held_whatever_it_asks_for() -> None:
     pair = ChannelPair(profile=KmclProfile(hold_unasked_packets=False))
     image = bytearray(encode_gpa_direct([GpaRange(8, 0, (pair.first_spare,))], b"", 9))
     image[6] = 0  # no driver sends one without asking for the completion; a stranger may
-    RingSender(pair.to_host).send_batch([bytes(image)])
+    sender_on(pair.to_host).send_batch([bytes(image)])
     (packet,) = pair.host_packets()
     assert pair.host.external_data(packet.handle) == packet.ranges == (GpaRange(8, 0, (pair.first_spare,)),)
     assert pair.host.complete(packet.handle, b"") == (False, False, False)
@@ -448,7 +449,7 @@ def test_y4_the_late_completion_of_a_cancelled_packet_is_swallowed_once() -> Non
     (packet,) = pair.host_packets()
     pair.host.complete(packet.handle, b"late")
     assert pair.guest_completions() == []
-    RingSender(pair.to_guest).send_batch([encode_completion(b"", sent.transaction_id)])
+    sender_on(pair.to_guest).send_batch([encode_completion(b"", sent.transaction_id)])
     with pytest.raises(RingCorruption):
         take(pair.guest)
 
@@ -539,7 +540,7 @@ def test_checklist_33_pipe_messages_block_and_keep_their_order() -> None:
 
 def test_a_pipe_packet_whose_size_lies_fails_the_channel() -> None:
     pair = ChannelPair(is_pipe=True)
-    RingSender(pair.to_host).send_batch([encode_in_band(struct.pack("<II", 1, 9) + bytes(8))])
+    sender_on(pair.to_host).send_batch([encode_in_band(struct.pack("<II", 1, 9) + bytes(8))])
     with pytest.raises(RingCorruption, match="9 bytes in a packet that holds 8"):
         take(pair.host)
     with pytest.raises(RingCorruption):

@@ -17,6 +17,8 @@ from emulator.vmbus.packets import RingCorruption
 from emulator.vmbus.profile import KmclProfile
 from tests.vmbus.channel_pair import WAIT, ChannelPair
 
+pytestmark = pytest.mark.usefixtures("ring_build")
+
 
 class Driver:
     """One end that behaves as a driver does: it sleeps until its doorbell rings, and completes when it likes.

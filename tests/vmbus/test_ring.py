@@ -21,8 +21,22 @@ from emulator.vmbus.packets import (
     parse_packet_untrusted,
 )
 from emulator.vmbus.profile import required_data_bytes
-from emulator.vmbus.ring import RingMemory, RingReceiver, RingSender, initialise_as_guest, initialise_as_host
-from tests.vmbus.channel_pair import FEATURES, IN, MASK, OUT, PENDING, ends_of, memory_of, ring_of
+from emulator.vmbus.ring import RingReceiver, RingSender, initialise_as_guest, initialise_as_host
+from tests.vmbus.channel_pair import (
+    FEATURES,
+    IN,
+    MASK,
+    OUT,
+    PENDING,
+    ends_of,
+    memory_of,
+    receiver_on,
+    ring_of,
+    ring_over,
+    sender_on,
+)
+
+pytestmark = pytest.mark.usefixtures("ring_build")
 
 MANY = 1 << 20
 
@@ -70,7 +84,7 @@ def test_vectors_in_the_ring_with_footer(image: bytes, offset: int, expected: st
     ring = ring_of(1)
     ring.write(0, b"\xff" * PAGE_SIZE)  # what lay there before must not show through the padding
     ring.control[IN] = ring.control[OUT] = offset
-    sender = RingSender(ring)
+    sender = sender_on(ring)
     sender.send_batch([image])
     assert ring.read(offset, len(image) + 8).hex() == expected
     assert ring.control[IN] == offset + len(image) + 8
@@ -79,7 +93,7 @@ def test_vectors_in_the_ring_with_footer(image: bytes, offset: int, expected: st
 def test_footers_of_a_batch_name_each_packets_own_place() -> None:
     ring = ring_of(1)
     ring.control[IN] = ring.control[OUT] = 4096 - 64
-    RingSender(ring).send_batch([packet(8), packet(16), packet(0)])
+    sender_on(ring).send_batch([packet(8), packet(16), packet(0)])
     footers = [ring.read(end - 8 & 4095, 8).hex() for end in (4096 - 32, 4096 + 8, 4096 + 32)]
     assert footers == ["00000000c00f0000", "00000000e00f0000", "0000000008000000"]
 
@@ -123,8 +137,8 @@ def test_checklist_32_one_page_ring() -> None:
 
 def test_31_what_each_side_initialises() -> None:
     memory = memory_of(4)
-    to_host = RingMemory.over(memory, [0, 1])
-    to_guest = RingMemory.over(memory, [2, 3])
+    to_host = ring_over(memory, [0, 1])
+    to_guest = ring_over(memory, [2, 3])
     memory.write(0, b"\xff" * PAGE_SIZE)
     memory.write(2 * PAGE_SIZE, b"\xff" * PAGE_SIZE)
     initialise_as_guest(to_host, to_guest)
@@ -181,7 +195,7 @@ def test_34_publishing_comes_before_the_look_at_mask_and_out() -> None:
         events.append((ring.control[IN], ring.control[OUT]))
         ring.control[MASK] = 0  # seen only by a sender that looks after the fence
 
-    sender = RingSender(ring, reader_goes_idle_meanwhile)
+    sender = sender_on(ring, reader_goes_idle_meanwhile)
     ring.control[MASK] = 1
     assert sender.send_batch([packet(8)]).signal
     assert events == [(32, 0)]
@@ -189,7 +203,7 @@ def test_34_publishing_comes_before_the_look_at_mask_and_out() -> None:
 
 def test_34_reader_looks_for_a_blocked_sender_after_publishing_out() -> None:
     ring = ring_of(1)
-    sender = RingSender(ring)
+    sender = sender_on(ring)
     sender.send_batch([packet(4000)])
     seen: list[int] = []
 
@@ -197,14 +211,14 @@ def test_34_reader_looks_for_a_blocked_sender_after_publishing_out() -> None:
         seen.append(ring.control[OUT])
         ring.control[PENDING] = 1024
 
-    assert RingReceiver(ring, sender_blocks_meanwhile).receive_batch(1, MANY).signal
+    assert receiver_on(ring, sender_blocks_meanwhile).receive_batch(1, MANY).signal
     assert seen == [4024]
 
 
 def test_34_reader_going_idle_sees_what_came_after_its_last_look() -> None:
     ring = ring_of(1)
-    sender = RingSender(ring)
-    receiver = RingReceiver(ring, lambda: void(sender.send_batch([packet(8)])))
+    sender = sender_on(ring)
+    receiver = receiver_on(ring, lambda: void(sender.send_batch([packet(8)])))
     receiver.mask()
     assert not receiver.go_idle()
     assert ring.control[MASK] == 0
@@ -219,16 +233,16 @@ def void(_: object) -> None:
 def test_34_blocked_sender_sees_room_that_came_meanwhile() -> None:
     ring = ring_of(1)
     receiver: deque[RingReceiver] = deque()
-    sender = RingSender(ring, lambda: void([each.receive_batch(1, MANY) for each in receiver]))
+    sender = sender_on(ring, lambda: void([each.receive_batch(1, MANY) for each in receiver]))
     assert fill(sender) == 1
-    receiver.append(RingReceiver(ring))
+    receiver.append(receiver_on(ring))
     assert sender.block(4024)
 
 
 @pytest.mark.parametrize(("needed", "pending"), [(32, 1024), (1032, 1032), (1033, 1040), (4080, 4080), (9999, 4088)])
 def test_34_pending_size_is_at_least_a_quarter_and_at_most_the_ring(needed: int, pending: int) -> None:
     ring = ring_of(1)
-    RingSender(ring).block(needed)
+    sender_on(ring).block(needed)
     assert ring.control[PENDING] == pending
 
 
@@ -264,7 +278,7 @@ def test_34_low_bits_of_the_pending_size_do_not_count() -> None:
 def test_unpadded_packets_are_refused_before_anything_is_written() -> None:
     ring = ring_of(1)
     with pytest.raises(Misuse, match="padded"):
-        RingSender(ring).send_batch([packet(8), b"x" * 20, b"y" * 20])
+        sender_on(ring).send_batch([packet(8), b"x" * 20, b"y" * 20])
     assert ring.control[IN] == 0
 
 
@@ -315,15 +329,15 @@ def test_a_page_used_twice_stays_inside_itself() -> None:
 def test_rings_need_pages_that_exist() -> None:
     memory = memory_of(4)
     with pytest.raises(AddressOutsideMemory):
-        RingMemory.over(memory, [0, 4])
+        ring_over(memory, [0, 4])
     with pytest.raises(Misuse, match="control page"):
-        RingMemory.over(memory, [0])
+        ring_over(memory, [0])
 
 
 def test_release_lets_memory_go() -> None:
     memory = memory_of(3)
     for pfns in ([0, 1, 2], [0, 2, 1]):
-        ring = RingMemory.over(memory, pfns)
+        ring = ring_over(memory, pfns)
         ring.release()
         with pytest.raises(ValueError, match="released"):
             void(ring.control[IN])

@@ -1,0 +1,263 @@
+"""The ring in plain Python: it runs everywhere, and says in the fewest words what the compiled twin has to do.
+
+The rules stand at the top of ``ring``. Interpreted code is fast when it does little, often: a batch is joined and
+copied in one piece each way, and everything is judged in that private copy.
+
+The fence is an argument: plain Python has none, and a store followed by a load may be reordered by the processor. Of
+the shared words, each read and write is one access to a native 32-bit word, which x86-64 keeps in order otherwise.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from emulator.status import Misuse
+from emulator.vmbus.packets import RingCorruption
+from emulator.vmbus.pure_ring_memory import RingMemory
+from emulator.vmbus.ring_contract import (
+    FEATURES,
+    IN,
+    MASK,
+    MASK_SET_BY_PEER,
+    OUT,
+    PENDING,
+    PENDING_SIZE_WORKS,
+    UNPADDED,
+    Fence,
+    Received,
+    Sent,
+    checked_index,
+    describe_bad_index,
+    describe_bad_packet,
+    describe_crumb,
+    describe_moved_back,
+    no_fence,
+)
+
+__all__ = ["RingMemory", "RingReceiver", "RingSender"]
+
+_COMPLETION = 11
+_FIRST_GUESS_SHIFT = 8  # 256 bytes a packet: how much to copy out at first when only a few packets are wanted
+_LARGEST_COPY = 1 << 15
+_pack_footer = struct.Struct("<II").pack
+_unpack_lengths = struct.Struct("<HHH").unpack_from  # type, data offset, length, as the descriptor begins
+
+
+class RingSender:
+    """The sending end of one ring. Raises RingCorruption at construction when the indices are illegal."""
+
+    def __init__(self, ring: RingMemory, fence: Fence = no_fence) -> None:
+        self._ring = ring
+        self._control = ring.control
+        self._fence = fence
+        self._size = ring.data_bytes
+        self._in = checked_index(ring, IN, "in")
+        self._known_free = 0  # the receiver can only have made more room since; less means it moved its index back
+        self._pending = False
+        self._problem: str | None = None
+        self.free_bytes()
+
+    def _fail(self, problem: str) -> RingCorruption:
+        self._problem = problem
+        return RingCorruption(problem)
+
+    def free_bytes(self) -> int:
+        """Bytes there is room for now, footers included. Raises RingCorruption."""
+        if self._problem:
+            raise RingCorruption(self._problem)
+        size = self._size
+        out = self._control[OUT]
+        if out >= size or out & 7:
+            raise self._fail(describe_bad_index("out", out, size))
+        free = out - self._in - 8
+        if free < 0:
+            free += size
+        if free < self._known_free:
+            raise self._fail(describe_moved_back("out", out))
+        self._known_free = free
+        return free
+
+    def would_ever_fit(self, cost: int) -> bool:
+        """Whether a packet of ``cost`` bytes with its footer fits an empty ring. Some readers refuse the last 8."""
+        return cost <= self.largest_cost
+
+    @property
+    def largest_cost(self) -> int:
+        """The most ring bytes one packet may take."""
+        return self._size - 16
+
+    def send_batch(self, images: Sequence[bytes]) -> Sent:
+        """Write as many encoded packets as fit, in order; publish once and decide once about the doorbell (3.4).
+
+        Raises RingCorruption, or Misuse when a packet is not padded to 8 bytes.
+        """
+        free = self.free_bytes()
+        size = self._size
+        before = position = self._in
+        parts: list[bytes] = []
+        lengths = 0
+        for image in images:
+            total = len(image) + 8
+            if total > free:
+                break
+            free -= total
+            lengths |= total
+            parts += (image, _pack_footer(0, position))
+            position += total
+            if position >= size:
+                position -= size
+        if lengths & 7:
+            raise Misuse(UNPADDED)
+        if not parts:
+            return Sent(0, False)
+        self._ring.write(before, b"".join(parts))
+        control = self._control
+        self._known_free = free
+        self._in = control[IN] = position
+        self._fence()
+        # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming.
+        return Sent(len(parts) >> 1, control[MASK] == 0 and control[OUT] == before)
+
+    def block(self, needed: int) -> bool:
+        """Ask for a doorbell when ``needed`` bytes are free. True: there is room by now, try again. May raise."""
+        size = self._size
+        threshold = min((max(needed, size >> 2) + 7) & ~7, size - 8)
+        self._control[PENDING] = threshold
+        self._pending = True
+        self._fence()
+        return self.free_bytes() >= needed
+
+    def unblock(self) -> None:
+        """No packet waits for room any more."""
+        if self._pending:
+            self._control[PENDING] = 0
+            self._pending = False
+
+
+class RingReceiver:
+    """The receiving end of one ring. Raises RingCorruption at construction when the indices are illegal."""
+
+    def __init__(self, ring: RingMemory, fence: Fence = no_fence) -> None:
+        self._ring = ring
+        self._control = ring.control
+        self._fence = fence
+        self._size = ring.data_bytes
+        self._out = checked_index(ring, OUT, "out")
+        self._known_used = 0  # seen and not yet consumed; the sender can only have added to it
+        self._masked = self._control[MASK] != 0
+        self._problem: str | None = None
+        self.used_bytes()
+
+    def _fail(self, problem: str) -> RingCorruption:
+        self._problem = problem
+        return RingCorruption(problem)
+
+    def used_bytes(self) -> int:
+        """Bytes that wait to be taken, footers included. Raises RingCorruption."""
+        if self._problem:
+            raise RingCorruption(self._problem)
+        index = self._control[IN]
+        if index >= self._size or index & 7:
+            raise self._fail(describe_bad_index("in", index, self._size))
+        used = index - self._out
+        if used < 0:
+            used += self._size
+        if used < self._known_used:
+            raise self._fail(describe_moved_back("in", index))
+        self._known_used = used
+        return used
+
+    @property
+    def peer_honours_pending_size(self) -> bool:
+        """Whether the peer rings when a blocked sender of ours has room; if not, such a sender must poll (3.1)."""
+        return bool(self._control[FEATURES] & PENDING_SIZE_WORKS)
+
+    def receive_batch(self, max_packets: int, max_bytes: int) -> Received:
+        """Take up to ``max_packets`` data packets and ``max_bytes`` of their ring bytes, in the order they stand.
+
+        One data packet is taken whatever its size, unless ``max_packets`` is 0. Completions do not count: nobody may
+        hold them up, and the ring bounds them. Good packets in front of a bad one are returned; the next call raises
+        RingCorruption.
+        """
+        used = self.used_bytes()
+        control = self._control
+        if not self._masked:
+            if control[MASK]:
+                raise self._fail(MASK_SET_BY_PEER)
+            if used:
+                self.mask()
+        if not used:
+            return Received([], 0, False, True)
+        images: list[bytes] = []
+        consumed = self._take(images, used, max_packets, max_bytes)
+        if not images:
+            if self._problem:
+                raise RingCorruption(self._problem)
+            return Received(images, 0, False, False)
+        before = self._out
+        after = before + consumed
+        if after >= self._size:
+            after -= self._size
+        self._out = control[OUT] = after
+        self._known_used = used - consumed
+        self._fence()
+        signal = control[PENDING] != 0 and self._frees_a_sender(before, after)
+        return Received(images, consumed, signal, consumed == used)
+
+    def _take(self, images: list[bytes], used: int, max_packets: int, max_bytes: int) -> int:
+        """Copy packets out into ``images``; how many ring bytes they took. A violation ends it and is remembered."""
+        read = self._ring.read
+        size = self._size
+        copy = b""  # a private copy of the ring from ``start``: judged here, never looked up again in the ring
+        start = position = data_bytes = 0  # start and position count from the read index
+        first_guess = min((max_packets + 1) << _FIRST_GUESS_SHIFT, _LARGEST_COPY)
+        while position < used:
+            if position + 16 > start + len(copy):
+                start = position
+                copy = read((self._out + start) % size, min(used - start, first_guess))
+                if len(copy) < 16:
+                    self._problem = describe_crumb(len(copy))
+                    break
+            at = position - start
+            type_number, data_offset8, length8 = _unpack_lengths(copy, at)
+            total = (length8 << 3) + 8
+            if data_offset8 < 2 or length8 < data_offset8 or total > used - position:
+                self._problem = describe_bad_packet(data_offset8, length8, used - position)
+                break
+            if type_number != _COMPLETION:
+                if max_packets <= 0 or (data_bytes and data_bytes + total > max_bytes):
+                    break
+                max_packets -= 1
+                data_bytes += total
+            image = copy[at : at + total - 8]
+            missing = total - 8 - len(image)
+            if missing:
+                image += read((self._out + position + len(image)) % size, missing)
+            images.append(image)
+            position += total
+        return position
+
+    def _frees_a_sender(self, before: int, after: int) -> bool:
+        """Whether taking what lay between two read indices just gave a blocked sender the room it waits for (3.4)."""
+        control = self._control
+        pending = control[PENDING] & ~7
+        end = control[IN]
+        size = self._size
+        if not pending or not control[FEATURES] & PENDING_SIZE_WORKS or end >= size or end & 7:
+            return False
+        return (before - end - 8) % size < pending <= (after - end - 8) % size
+
+    def mask(self) -> None:
+        """No doorbells for now, we are awake."""
+        self._control[MASK] = 1
+        self._masked = True
+
+    def go_idle(self) -> bool:
+        """Ask for doorbells again; True: still empty, sleep. False: look again first. Raises RingCorruption."""
+        if self._problem:
+            raise RingCorruption(self._problem)
+        self._control[MASK] = 0
+        self._masked = False
+        self._fence()
+        return self.used_bytes() == 0

@@ -1,0 +1,44 @@
+"""Builds the compiled ring where that is possible; everything else about the package stands in pyproject.toml.
+
+The extension is optional: without Cython, a C compiler or Python's headers the installation succeeds, says so, and the
+ring runs in plain Python. ``vmbusctl version`` names the build in use.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+# A test compares this digest with the one in the module, so that nobody tests a build of older sources.
+SOURCES = ("emulator/vmbus/compiled_ring.pyx", "emulator/vmbus/ring_atomics.h")
+
+
+def source_digest() -> str:
+    """What stands in the sources of the compiled ring, in short."""
+    digest = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in SOURCES))
+    return "s" + digest.hexdigest()[:16]
+
+
+def extensions() -> list[Extension]:
+    """The compiled ring, or nothing and a note."""
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        sys.stderr.write("note: without Cython the ring is not compiled; it runs in plain Python\n")
+        return []
+    ring = Extension(
+        "emulator.vmbus.compiled_ring",
+        [SOURCES[0]],
+        include_dirs=["emulator/vmbus"],
+        depends=list(SOURCES[1:]),
+        define_macros=[("VMBUS_RING_SOURCE", source_digest())],
+        extra_compile_args=["-O2"],
+        optional=True,
+    )
+    # The C source stays below build/: the litmus test and the fuzz compile variants of it.
+    return cythonize([ring], build_dir="build/cython")
+
+
+setup(ext_modules=extensions())
