@@ -71,7 +71,8 @@ def exit_code(arguments: Sequence[str]) -> int:
             code = vmbusctl.main(list(arguments), prog_name="vmbusctl", standalone_mode=False)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # click and rich make a SystemExit of a broken pipe, each on its own.
         _abandon_output()
         return EXIT_NO_READER
     except Interrupted as interrupted:

@@ -90,7 +90,10 @@ class Child:
         code = self.process.returncode
         if code is None:
             return "closed its output and goes on"
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        last_words = self.log_tail().rpartition("\n")[2] if code else ""
+        return f"ended with exit code {code}" + (f": {last_words}" if last_words else "")
 
     async def watch(self) -> None:
         """Return when it is ended; ChildFailed when it ends by itself."""
@@ -156,15 +159,16 @@ class Children:
             with trio.move_on_after(BLAME_SECONDS):
                 await child.process.wait()
             if child.process.returncode is not None:
-                return _blame(child, await child.fate())
-        return _blame(failure.child, str(failure))
+                return self._blame(child, await child.fate())
+        return self._blame(failure.child, str(failure))
+
+    def _blame(self, child: Child, what: str) -> DemoFailed:
+        """The failure in words, with the end of the child's log, and of the log of the first, whom all others use."""
+        logs = [f"--- log of the {each.name}:\n{each.log_tail()}" for each in dict.fromkeys((self._all[0], child))]
+        return DemoFailed(f"the {child.name} (process {child.process.pid}) {what}", "\n".join(logs))
 
 
 async def _open(command: Sequence[str], stderr: int) -> trio.Process:
     return await trio.lowlevel.open_process(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
     )
-
-
-def _blame(child: Child, what: str) -> DemoFailed:
-    return DemoFailed(f"the {child.name} (process {child.process.pid}) {what}", child.log_tail())
