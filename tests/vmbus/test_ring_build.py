@@ -25,7 +25,7 @@ def public_names(kind: type[object]) -> set[str]:
 
 
 def test_the_compiled_ring_is_used_where_it_is(compiled: RingBuild) -> None:
-    assert ring.RING_BUILD == compiled.name
+    assert compiled.name == ring.RING_BUILD
     assert (ring.RingMemory, ring.RingSender, ring.RingReceiver) == compiled[1:4]
     assert not ring.RING_NEEDS_FENCE
     assert ring.RING_BUILD_PROBLEM == ""
@@ -41,7 +41,7 @@ def test_the_compiled_ring_was_made_from_these_sources(compiled: RingBuild) -> N
     from emulator.vmbus import compiled_ring
 
     digest = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in SOURCES)).hexdigest()
-    assert compiled_ring.SOURCE == "s" + digest[:16], "the compiled ring is older than its sources: build it again"
+    assert "s" + digest[:16] == compiled_ring.SOURCE, "the compiled ring is older than its sources: build it again"
 
 
 def test_both_builds_have_the_same_calls(compiled: RingBuild) -> None:
