@@ -8,11 +8,12 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from emulator.memory import PAGE_SIZE
+from emulator.vmbus.message_types import Version
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
@@ -30,8 +31,16 @@ class MachineConfig(_Section):
 
     # Enough for a few channels and a megabyte or two of buffers; pages cost nothing until they are touched.
     memory_bytes: int = Field(default=256 * 1024 * 1024, ge=64 * PAGE_SIZE, le=16 * 1024**3, multiple_of=PAGE_SIZE)
+    # The newest VMBus version its host bus accepts; a guest that starts higher steps down to it.
+    vmbus_version: Literal["0.13", "1.1", "2.4", "3.0", "4.0", "4.1", "5.0", "5.1", "5.2", "5.3", "6.0"] = "6.0"
     # Its IP address on each segment it joins.
     segments: dict[Name, str] = Field(default_factory=dict)
+
+    @property
+    def version(self) -> Version:
+        """``vmbus_version`` as the bus has it."""
+        major, minor = self.vmbus_version.split(".")
+        return Version(int(major) << 16 | int(minor))
 
     @field_validator("segments")
     @classmethod

@@ -6,10 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from emulator.daemon.channels import Channel, ChannelSide, Offer, refuse_if_open
+from emulator.daemon.channel_side import ChannelSide
+from emulator.daemon.channels import Channel, Offer, refuse_if_open
 from emulator.daemon.machine_requests import stale_or_unknown
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import Completed, SendOutcome
+from emulator.vmbus.endpoint import Completed, SendOutcome, Side
 from emulator.vmbus.packets import Packet, PacketKind, parse_packet_untrusted
 from emulator.vmbus.send_rules import SendFlags
 from emulator.wire.codec import encode_error, encode_response
@@ -231,6 +232,7 @@ class ChannelRequests:
                 NtStatus.INVALID_PARAMETER,
                 f"a ring has at most {limits.largest_ring_pages} data pages, not {max(pages)}",
             )
+        found.bus.connect()
         wanted = OpenRequest(interface, instance, pages, (packets, byte_count))
         matching = [offer for offer in found.offers if wanted.matches(offer)]
         free = next((offer for offer in matching if offer.channel is None), None)
@@ -258,13 +260,18 @@ class ChannelRequests:
                 NtStatus.INSUFFICIENT_RESOURCES, f"this session already has {len(self._channels)} channels open"
             )
         channel = Channel(offer, self.session, wanted.pages, wanted.grant)
-        channel.start()
-        return channel.guest.number, offer.instance.bytes_le, offer.pipe, *channel.guest_sends
+        offer.machine.bus.open(channel)
+        return channel.guest_results()
 
     def channel_close(self, msgid: int, channel: int) -> tuple[Any, ...]:
         side = self.find(channel)
-        if side is not None:
-            side.channel.close(NtStatus.CANCELLED, f"the {side.role.value} closed the channel", by=side)
+        if side is None:
+            return ()
+        reason = f"the {side.role.value} closed the channel"
+        if side.role is Side.GUEST:
+            side.channel.close(NtStatus.CANCELLED, reason, by=side)
+        else:
+            side.machine.offer_again(side.channel.offer, reason, side)
         return ()
 
     def channel_window(self, channel: int, packets: int, byte_count: int) -> None:

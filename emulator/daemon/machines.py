@@ -7,6 +7,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from emulator.config import Config, MachineConfig
+from emulator.daemon.bus import MachineBus
+from emulator.daemon.channel_side import ChannelSide
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.datagrams import Datagrams
 from emulator.daemon.log import logger
@@ -34,6 +36,7 @@ class Machine:
         self.channels: dict[int, Channel] = {}
         self.datagrams = Datagrams(name, config, segments.ports_of(name, settings), time.time())
         self.datagrams.fault = self.fail
+        self.bus = MachineBus(self, settings.version)
         self.failure: str | None = None
         self._channels_opened = 0
         self._log = logger().bind(machine=name)
@@ -68,6 +71,7 @@ class Machine:
         if len(self.offers) >= self.limits.offers_per_machine:
             text = f"{self} already has {len(self.offers)} offers, as many as a bus can have"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
+        self.bus.offer(offer)
         self.offers.append(offer)
 
     def offer_available(self, offer: Offer) -> None:
@@ -80,8 +84,18 @@ class Machine:
         """Take an offer away; its open channel closes, and the guest's packets complete with DEVICE_REMOVED."""
         if offer in self.offers:
             self.offers.remove(offer)
+            self._revoke(offer, reason, offer.channel.host if offer.channel is not None else None)
+
+    def offer_again(self, offer: Offer, reason: str, by: ChannelSide) -> None:
+        """The host closes an opening: on this bus that is to rescind the offer and to make it anew."""
+        self._revoke(offer, reason, by)
+        self.bus.offer(offer)
+        self.offer_available(offer)
+
+    def _revoke(self, offer: Offer, reason: str, by: ChannelSide | None) -> None:
         if offer.channel is not None:
-            offer.channel.close(NtStatus.DEVICE_REMOVED, reason, by=offer.channel.host)
+            offer.channel.end(NtStatus.DEVICE_REMOVED, reason, by=by)
+        self.bus.revoke(offer)
 
     # ---- failure and end
 
@@ -107,7 +121,7 @@ class Machine:
             waiter.give_up(NtStatus.DEVICE_NOT_READY, reason)
         self.offers.clear()
         for channel in list(self.channels.values()):
-            channel.close(NtStatus.DEVICE_REMOVED, reason)
+            channel.end(NtStatus.DEVICE_REMOVED, reason)
         self.datagrams.close_all()
 
     def close(self) -> None:
@@ -128,9 +142,10 @@ class Machine:
             "offers": len(self.offers),
             "open_channels": len(self.channels),
             "waiting_guests": len(self.waiting),
+            **self.bus.describe(),
             **self.datagrams.describe(),
         }
 
     def describe_channels(self) -> list[dict[str, Any]]:
         """What ``vmbusctl channels`` shows: every offer, open or not."""
-        return [offer.describe() for offer in self.offers]
+        return [] if self.failure else self.bus.describe_offers()

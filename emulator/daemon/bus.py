@@ -1,0 +1,240 @@
+"""A machine's two buses at work: every offer, opening and closing goes through their control messages, byte for byte.
+
+One ``GuestBus`` serves all guest programs of the machine, one ``HostBus`` all its hosts. Both run here, in one process,
+so a conversation settles within the call that began it. What the rules answer with silence is counted and logged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.log import logger
+from emulator.memory import AddressOutsideMemory, GpaRange
+from emulator.status import NtStatus, PeerViolation, Refused, describe_status
+from emulator.vmbus.bus_link import BusLink, Effect
+from emulator.vmbus.faults import Violation
+from emulator.vmbus.guest import GuestBus
+from emulator.vmbus.guest_effects import (
+    ChannelClosed,
+    ChannelOpened,
+    ChannelReleased,
+    Connected,
+    ConnectFailed,
+    OfferArrived,
+    OfferRescinded,
+    PostLost,
+)
+from emulator.vmbus.guest_state import GuestPhase
+from emulator.vmbus.host import HostBus
+from emulator.vmbus.host_effects import CloseDevice, GpadlOffered, GpadlTeardown, ModifyDevice, OpenDevice
+from emulator.vmbus.host_view import ChannelView
+from emulator.vmbus.message_types import STATUS_FAILED, STATUS_OK, Version, is_failure
+from emulator.vmbus.negotiation import BusConfig
+from emulator.vmbus.offers import OfferParameters, PipeMode
+
+if TYPE_CHECKING:
+    from emulator.daemon.machines import Machine
+
+
+class MachineBus:
+    """The buses of one machine, the wire between them, and what they ask of the machine."""
+
+    def __init__(self, machine: Machine, maximum_version: Version) -> None:
+        self._machine = machine
+        self._host = HostBus(BusConfig(maximum_version=maximum_version))
+        self._guest = GuestBus()
+        self._link = BusLink(self._host, self._guest)
+        self._offers: dict[int, Offer] = {}  # by the host bus's key
+        self._offered: dict[int, Offer] = {}  # by the guest bus's channel id
+        self._freed: deque[Offer] = deque()
+        self._open_failures: dict[int, int] = {}
+        self._running = False
+        self._violations: Counter[str] = Counter()
+        self._log = logger().bind(machine=machine.name)
+
+    # ---- what sessions ask
+
+    def connect(self) -> None:
+        """A guest program is there: make contact, once. Raises Refused when no version suits both."""
+        if self._guest.state.phase is GuestPhase.DISCONNECTED:
+            self._run(self._guest.connect())
+        if self._guest.state.phase is not GuestPhase.CONNECTED:
+            raise Refused(NtStatus.DEVICE_NOT_READY, f"the guest of {self._machine} could not connect to its bus")
+
+    def offer(self, offer: Offer) -> None:
+        """Offer a channel; the guest hears of it now, or when it connects. Raises Refused."""
+        pipe = PipeMode.MESSAGE if offer.pipe else None
+        offer.key, effects = self._host.add_offer(OfferParameters(offer.interface, offer.instance, pipe=pipe))
+        self._offers[offer.key] = offer
+        self._run(effects)
+
+    def revoke(self, offer: Offer) -> None:
+        """Take an offer back; the guest lets go of the channel and gives its id back."""
+        if self._offers.pop(offer.key, None) is not None:
+            self._run(self._host.revoke_offer(offer.key))
+
+    def open(self, channel: Channel) -> None:
+        """Open a channel as the guest does: describe the rings, then ask. Raises Refused with nothing left behind."""
+        offer = channel.offer
+        if offer.channel_id is None:
+            raise Refused(NtStatus.DEVICE_NOT_READY, f"{offer} has not been offered to the guest yet")
+        offer.channel = channel
+        try:
+            channel.lay_out_rings()
+            _, effects = self._guest.open_channel(offer.channel_id, (channel.ring_range,), channel.downstream_page)
+        except BaseException:
+            offer.channel = None
+            channel.give_back_pages()
+            raise
+        self._run(effects)
+        if not channel.is_open:
+            status = self._open_failures.pop(channel.number, STATUS_FAILED)
+            text = f"{offer} could not be opened: {channel.why_closed or describe_status(status)}"
+            raise Refused(NtStatus.DEVICE_NOT_READY, text)
+
+    def close(self, channel: Channel) -> None:
+        """Close a channel as the guest does, after its ends have been closed."""
+        if self._machine.failure is None and channel.offer.channel_id is not None:
+            self._run(self._guest.close_channel(channel.offer.channel_id))
+
+    # ---- effects
+
+    def _run(self, effects: Iterable[Effect]) -> None:
+        """Carry the conversation to its end and do what it asks, then see who waited for what came free."""
+        assert not self._running, "a conversation settles before the next begins"
+        self._running = True
+        try:
+            due = deque(self._link.settle(effects))
+            while due:
+                due.extend(self._link.settle(self._perform(due.popleft())))
+        finally:
+            self._running = False
+        while self._freed:
+            self._machine.offer_available(self._freed.popleft())
+
+    def _perform(self, effect: Effect) -> Iterable[Effect]:
+        match effect:
+            case OpenDevice(offer_key=key, request=request):
+                return self._host.device_opened(key, self._open_host_end(key, request.ring))
+            case CloseDevice(offer_key=key):
+                return self._host.device_closed(key)
+            case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
+                return self._host.gpadl_accepted(key, gpadl, self._check_ranges(ranges))
+            case GpadlTeardown(offer_key=key, gpadl_id=gpadl):
+                return self._host.gpadl_torn_down(key, gpadl)
+            case ModifyDevice(offer_key=key):
+                return self._host.modify_done(key)
+            case OfferArrived(offer=offered):
+                self._offer_arrived(offered.channel_id, offered.interface_id, offered.instance_id)
+            case OfferRescinded(channel_id=channel_id):
+                return self._guest.release(channel_id)
+            case ChannelOpened(channel_id=channel_id, status=status):
+                return self._opened(channel_id, status)
+            case ChannelClosed(channel_id=channel_id):
+                self._closed(channel_id)
+            case ChannelReleased(channel_id=channel_id):
+                released = self._offered.pop(channel_id, None)
+                if released is not None:
+                    released.channel_id = None
+            case Violation():
+                self._violated(effect)
+            case Connected(version=version, features=features):
+                self._log.info("bus.connected", version=str(version), features=int(features))
+            case ConnectFailed(connection_state=state):
+                self._log.warning("bus.connect_failed", connection_state=state)
+            case PostLost(hv_status=status):
+                self._log.error("bus.message_lost", hypercall_status=status)
+            case _:
+                pass  # answers nobody here waits for
+        return ()
+
+    def _offer_arrived(self, channel_id: int, interface: object, instance: object) -> None:
+        for offer in self._offers.values():
+            if (offer.interface, offer.instance) == (interface, instance):
+                offer.channel_id = channel_id
+                self._offered[channel_id] = offer
+                self._freed.append(offer)
+
+    def _open_host_end(self, key: int, ring: Any) -> int:
+        channel = self._offers[key].channel
+        if channel is None:
+            return STATUS_FAILED
+        try:
+            channel.open_host_end(ring)
+        except (PeerViolation, AddressOutsideMemory) as error:
+            channel.why_closed = f"its rings cannot be used: {error}"
+            return STATUS_FAILED
+        return STATUS_OK
+
+    def _check_ranges(self, ranges: tuple[GpaRange, ...]) -> int:
+        try:
+            for each in ranges:
+                self._machine.memory.check_pages(each.pfns)
+        except AddressOutsideMemory:
+            return STATUS_FAILED
+        return STATUS_OK
+
+    def _opened(self, channel_id: int, status: int) -> Iterable[Effect]:
+        offer = self._offered[channel_id]
+        channel = offer.channel
+        assert channel is not None, "only what was asked for is opened"
+        if is_failure(status):
+            self._open_failures[channel.number] = status
+            self._closed(channel_id)
+            return ()
+        try:
+            channel.open_guest_end()
+        except PeerViolation as violation:
+            channel.why_closed = f"its rings were written to while they were laid out: {violation}"
+            return self._guest.close_channel(channel_id)
+        return ()
+
+    def _closed(self, channel_id: int) -> None:
+        """A channel is the host's again: its ring pages are free, and the offer is for the next guest."""
+        offer = self._offered[channel_id]
+        if offer.channel is not None:
+            offer.channel.give_back_pages()
+            offer.channel = None
+        self._freed.append(offer)
+
+    def _violated(self, violation: Violation) -> None:
+        self._violations[f"{violation.fault.name} ({violation.rule})"] += 1
+        self._log.warning("bus.violation", fault=violation.fault.name, rule=violation.rule, message=violation.message)
+
+    # ---- looking in
+
+    def describe(self) -> dict[str, Any]:
+        """What ``vmbusctl machines`` shows of the bus."""
+        view = self._host.view()
+        return {
+            "vmbus": view.phase,
+            "vmbus_version": str(view.version) if view.version is not None else None,
+            "vmbus_features": [feature.name for feature in view.features],
+            "vmbus_violations": dict(self._violations),
+        }
+
+    def describe_offers(self) -> list[dict[str, Any]]:
+        """What ``vmbusctl channels`` shows: every offer, open or not."""
+        view = self._host.view()
+        by_key = {channel.offer_key: channel for channel in view.channels}
+        version = str(view.version) if view.version is not None else None
+        features = [feature.name for feature in view.features]
+        return [
+            {**offer.describe(), **_describe_on_bus(by_key[key]), "version": version, "features": features}
+            for key, offer in self._offers.items()
+        ]
+
+
+def _describe_on_bus(view: ChannelView) -> dict[str, Any]:
+    return {
+        "bus_state": view.state,
+        "channel_id": view.channel_id,
+        "open_id": view.open_id,
+        "connection_id": view.connection_id,
+        "event_flag": view.event_flag,
+        "target_vp": view.target_vp,
+        "gpadls": [{"gpadl_id": each.gpadl_id, "state": each.state, "pages": each.page_count} for each in view.gpadls],
+    }
