@@ -231,7 +231,9 @@ async def test_what_a_refused_packet_cost_comes_back(tmp_path: Path) -> None:
         assert returned == 40
 
 
-@pytest.mark.parametrize("bad", [encode_in_band(bytes(5000)), encode_in_band(b"wants it", 1, True)])
+@pytest.mark.parametrize(
+    "bad", [encode_in_band(bytes(5000)), encode_in_band(b"wants it", 1, True)], ids=["too long", "with completion"]
+)
 async def test_all_that_a_refused_run_cost_comes_back(tmp_path: Path, bad: bytes) -> None:
     config = Config(limits=LimitsConfig(window_packets=8), channels=ChannelConfig(packet_bytes=4096))
     async with served(tmp_path, config) as (_, path), raw_client(path) as guest, raw_client(path) as host:
