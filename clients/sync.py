@@ -23,11 +23,9 @@ from clients.unix import Attached, client_name, lost_by, open_socket, receive_in
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus, PeerViolation
 from emulator.vmbus.send_rules import SendFlags
-from emulator.wire.runs import unpack_pfns
 from emulator.wire.schema import (
     DAEMON_INSPECT,
     MACHINE_ATTACH,
-    MEMORY_ALLOCATE,
     MEMORY_READ,
     MEMORY_WRITE,
     NETWORK_QUERY,
@@ -51,11 +49,11 @@ class Connection:
         if name not in self._attached:
             call = self.protocol.call(MACHINE_ATTACH, name, self.map_memory)
             number, memory_bytes, _ = self.finish(call)
-            try:
-                pool = unpack_pfns(self.request(MEMORY_ALLOCATE, number, POOL_PAGES)[0])
-            except RequestFailed:
-                pool = ()  # Used up; whoever needs buffers is told when they ask for one.
-            self._attached[name] = Attached(number, MachineMemory(memory_bytes, call.descriptor, pool))
+            memory = MachineMemory(memory_bytes, call.descriptor, ())
+            # With the machine's memory used up, whoever needs buffers is told when they ask for one.
+            with suppress(RequestFailed):
+                memory.add_pages(self.allocate_pages(number, POOL_PAGES))
+            self._attached[name] = Attached(number, memory)
         return Machine(self, name, self._attached[name])
 
     def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
@@ -76,6 +74,13 @@ class Connection:
     def request(self, method: Any, *args: object) -> tuple[Any, ...]:
         """Send a request and wait for its result."""
         return self.finish(self.protocol.call(method, *args))
+
+    def allocate_pages(self, machine: int, pages: int) -> tuple[int, ...]:
+        """Page numbers of a machine's memory for this client; it gives what it holds back when it goes."""
+        call = requests.allocate_pages(self.protocol, machine, pages)
+        self.finish(call)
+        pfns: tuple[int, ...] = call.built
+        return pfns
 
     def finish(self, call: Call | Post) -> tuple[Any, ...]:
         """Wait for the end of a call; its result, or its error raised. Interrupted, the call is abandoned."""
@@ -152,8 +157,7 @@ class Machine:
         missing = self.memory.missing_pages(byte_count)
         while missing:
             pages = min(missing, 65536)
-            (pfns,) = self._connection.request(MEMORY_ALLOCATE, self._number, pages)
-            self.memory.add_pages(unpack_pfns(pfns))
+            self.memory.add_pages(self._connection.allocate_pages(self._number, pages))
             missing -= pages
 
     def allocate(self, byte_count: int) -> Buffer:
