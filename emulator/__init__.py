@@ -17,9 +17,10 @@ control        the 29 messages of the bus, and both ends of that conversation   
 packet         what stands in a ring: descriptor, ranges, payload                  ``vmbus/packets.py``
 ring           one direction of a channel, in guest memory                         ``vmbus/ring.py``
 endpoint       one end of an open channel: KMCL packet semantics over two rings    ``vmbus/endpoint.py``
-offer,         a channel to be had; one opening of it, its two ends and their      ``daemon/channels.py``
-channel        windows
-doorbell       "look at the ring": what cores return, never call                   ``daemon/channels.py``
+offer,         a channel to be had; one opening of it, with an end for each side   ``daemon/channels.py``,
+channel                                                                            ``daemon/channel_side.py``
+the buses      what offers, opens and closes channels, by control messages alone   ``daemon/bus.py``
+doorbell       "look at the ring": what cores return, never call                   ``daemon/channel_side.py``
 window         how much a client may have on the way, for one channel or address   ``wire/window.py``
 frame          one MessagePack-RPC message; the numbered table of methods          ``wire/codec.py``, ``wire/schema.py``
 IRP, address   a TDI request; an open transport address                            ``tdi/irp.py``, ``tdi/address.py``
