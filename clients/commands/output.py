@@ -15,10 +15,18 @@ from rich.text import Text
 WIDTH_WITHOUT_TERMINAL = 160
 
 
+class PipeConsole(Console):
+    """A console that leaves a broken pipe to its caller; rich itself would exit in the middle of whatever runs."""
+
+    def on_broken_pipe(self) -> None:
+        """Let it be known."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output: colours and width of the terminal, or plain and wide where there is none."""
     width = None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
-    return Console(file=sys.stdout, width=width, highlight=False)
+    return PipeConsole(file=sys.stdout, width=width, highlight=False)
 
 
 def as_json(document: object) -> None:

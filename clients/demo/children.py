@@ -73,7 +73,10 @@ class Child:
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
         """What it tells, until its output ends."""
         while (line := await self.line()) is not None:
-            yield json.loads(line)
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise ChildFailed(self, f"told something unreadable: {line[:200]!r}") from None
 
     async def expect(self, event: str) -> dict[str, Any]:
         """The next message, which must be of this event."""

@@ -76,7 +76,7 @@ class Report:
             "file           as external data: hosts read it from the memory of their machines",
             "small packets  64 bytes each, from several guests on every machine",
             "lan            datagrams on a segment of the daemon's, each sent back",
-            "udp            with an ordinary UDP socket; only what a machine sends is completed",
+            "udp            with an ordinary UDP socket; only a machine's own are completed",
             "",
             f"SHA-256 of {self.file_name}, {byte_size(self.file_bytes)}:",
             f"    {self.sha256}",

@@ -18,7 +18,7 @@ import trio
 
 from clients import connect
 from clients.commands.interfaces import ECHO_INTERFACE
-from tests.support.processes import Daemon, Finished, Running, run_client, start_client, start_daemon
+from tests.support.processes import ROOT, Daemon, Finished, Running, run_client, start_client, start_daemon
 
 CLI = "clients.cli"
 CONFIGURATION = """
@@ -290,7 +290,7 @@ async def _with_stdout(daemon: Daemon, stdout: int, *args: str) -> Finished:
         stdout=stdout,
         capture_stderr=True,
         check=False,
-        env={**os.environ, "VMBUS_SOCKET": str(daemon.socket_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "VMBUS_SOCKET": str(daemon.socket_path), "PYTHONPATH": str(ROOT)},
     )
     return Finished(done.returncode, "", done.stderr.decode())
 

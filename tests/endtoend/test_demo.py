@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.support.processes import Running, start_process
+from tests.support.processes import ROOT, Running, start_process
 
 # A step long enough that whatever a test does while it runs happens in the middle of it.
 ENDLESS = ("--packets", "10000000")
@@ -131,6 +133,25 @@ async def test_a_signal_in_the_middle_leaves_no_process_and_no_file(
         assert await demo.exit_code() == code
         demo.assert_nothing_is_left()
         assert demo.running.stderr == ""
+
+
+async def test_a_reader_that_went_away_ends_it_quietly(tmp_path: Path, small_file: Path) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    command = [sys.executable, "-m", "clients.cli", "demo", "--file", str(small_file)]
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    read_end, write_end = os.pipe()
+    async with trio.open_nursery() as nursery:
+        run = partial(trio.run_process, command, stdout=write_end, stderr=subprocess.PIPE, check=False, env=environment)
+        process: trio.Process = await nursery.start(run)
+        os.close(write_end)
+        # It has begun; what it says next finds nobody.
+        async with trio.lowlevel.FdStream(read_end) as reader:
+            assert await reader.receive_some(1) == b"i"
+        assert process.stderr is not None
+        assert [chunk async for chunk in process.stderr] == []
+    assert process.returncode == 141
+    assert list(folder.iterdir()) == []
 
 
 async def test_ctrl_c_while_the_archive_is_made(tmp_path: Path) -> None:
