@@ -211,7 +211,7 @@ class RingReceiver:
         size = self._size
         copy = b""  # a private copy of the ring from ``start``: judged here, never looked up again in the ring
         start = position = data_bytes = 0  # start and position count from the read index
-        first_guess = min((max_packets + 1) << _FIRST_GUESS_SHIFT, _LARGEST_COPY)
+        first_guess = min((max(max_packets, 0) + 1) << _FIRST_GUESS_SHIFT, _LARGEST_COPY)
         while position < used:
             if position + 16 > start + len(copy):
                 start = position

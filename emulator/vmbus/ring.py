@@ -63,7 +63,9 @@ class RingBuild(NamedTuple):
 def _compiled() -> tuple[RingBuild | None, str]:
     """The compiled build, or None and why there is none."""
     try:
-        from emulator.vmbus import compiled_ring
+        import emulator.vmbus.compiled_ring as compiled_ring
+    except ModuleNotFoundError:
+        return None, "it was not built when this was installed, for want of a C compiler or of Python's headers"
     except ImportError as problem:
         return None, str(problem)
     ends = compiled_ring.RingSender, compiled_ring.RingReceiver

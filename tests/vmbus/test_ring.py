@@ -376,3 +376,19 @@ def test_required_data_bytes_hold_the_largest_packet() -> None:
         pages = -(-external // PAGE_SIZE) + chain
         cost = 24 + 8 * chain + 8 * pages + -(-packet_bytes // 8) * 8 + 8
         assert cost <= needed - 16 < cost + PAGE_SIZE
+
+
+def test_a_batch_of_less_than_nothing_is_one_of_nothing() -> None:
+    sender, receiver = ends_of(ring_of(1))
+    sender.send_batch([packet(8)])
+    assert receiver.receive_batch(-1, -1) == ([], 0, False, False)
+    assert receiver.receive_batch(1, -1).images == [packet(8)]
+
+
+def test_what_is_no_bytes_is_a_type_error_and_nothing_is_written() -> None:
+    ring = ring_of(1)
+    sender, _ = ends_of(ring)
+    for wrong in ("a string of text", 5, None):
+        with pytest.raises(TypeError):
+            sender.send_batch([wrong])  # type: ignore[list-item]  # what a caller without a type checker may do
+    assert (ring.control[IN], sender.free_bytes()) == (0, 4088)
