@@ -155,15 +155,24 @@ def time_pouring(link: Link, batch: Batch) -> int:
 
 
 def measure(link: Link, command: Command) -> dict[str, float]:
-    """One measurement, after a trial that warms up and says how many fill the time."""
-    trial = Batch(command.measure, command.message_bytes, command.warm_up)
+    """One measurement, after a trial that warms up and says how many messages are a batch."""
+    batch = Batch(command.measure, command.message_bytes, command.warm_up)
+    nanoseconds, left = command.nanoseconds, command.nanoseconds
     if command.measure in ROUND_TRIPS:
-        messages = timing.enough(command, trial.messages, sum(time_round_trips(link, trial)))
-        return timing.round_trip(time_round_trips(link, trial._replace(messages=messages)))
-    while timing.says_little(command, elapsed := time_pouring(link, trial)):
-        trial = trial._replace(messages=4 * trial.messages)
-    messages = timing.enough(command, trial.messages, elapsed)
-    return timing.rate(messages, time_pouring(link, trial._replace(messages=messages)))
+        batch = timing.sized(batch, command, sum(time_round_trips(link, batch)))
+        samples: list[int] = []
+        while left > 0:
+            samples += (taken := time_round_trips(link, batch))
+            left -= sum(taken)
+        return timing.round_trip(samples)
+    while timing.says_little(command, elapsed := time_pouring(link, batch)):
+        batch = batch._replace(messages=4 * batch.messages)
+    batch = timing.sized(batch, command, elapsed)
+    messages = 0
+    while left > 0:
+        left -= time_pouring(link, batch)
+        messages += batch.messages
+    return timing.rate(messages, nanoseconds - left)
 
 
 def near(setting: Setting) -> None:

@@ -99,6 +99,9 @@ class Effort:
 # About 45 measurements in a repetition: under 90 s even where starting a process takes long.
 FULL = Effort(repetitions=3, seconds=0.35, warm_up=200)
 QUICK = Effort(repetitions=3, seconds=0.015, warm_up=20)
-# In one measurement: enough for a percentile, and no more than a list of them may take of memory.
-FEWEST_MESSAGES = 20
+# A measurement is cut into about so many batches, and ends with the one in which its time is over: also where other
+# work takes the cpu after the trial.
+BATCHES = 6
+# In one batch: enough to be worth its beginning, and no more than a list of them may take of memory.
+FEWEST_MESSAGES = 10
 MOST_MESSAGES = 2_000_000

@@ -77,10 +77,16 @@ class Worker:
             chunk = os.read(descriptor, 65536) if readable else b""
             if not chunk:
                 what = "ended" if readable else f"did not answer in {ANSWER_SECONDS:g} s"
-                raise BenchmarkFailed(f"{self.name} {what}\n{self._log.read_text(errors='replace')[-4000:]}")
+                raise BenchmarkFailed(f"{self.name} {what}\n{self._logs()}")
             self._received += chunk
         line, _, self._received = self._received.partition(b"\n")
         return line.decode()
+
+    def _logs(self) -> str:
+        """The end of what it logged, and of what the daemon did, which may know why."""
+        logs = dict.fromkeys([self._log, self._log.with_name("vmbusd.log")])
+        texts = [(path.name, path.read_text(errors="replace")[-4000:]) for path in logs if path.exists()]
+        return "\n".join(f"{name}:\n{text}" for name, text in texts if text)
 
     def ask(self, question: object) -> Any:
         """Its answer to a line of JSON."""

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from benchmarks.rows import FEWEST_MESSAGES, MOST_MESSAGES, Carrier, Face, Measure
+from benchmarks.raw import Batch
+from benchmarks.rows import BATCHES, FEWEST_MESSAGES, MOST_MESSAGES, Carrier, Face, Measure
 
 
 class Command(NamedTuple):
@@ -18,6 +19,11 @@ class Command(NamedTuple):
     message_bytes: int
     seconds: float
     warm_up: int
+
+    @property
+    def nanoseconds(self) -> int:
+        """The time it may take."""
+        return int(self.seconds * 1e9)
 
 
 class Setting(NamedTuple):
@@ -51,13 +57,13 @@ def say(answer: object) -> None:
 
 def says_little(command: Command, trial_nanoseconds: int) -> bool:
     """Whether a trial of a rate was so short that waking up took most of it."""
-    return trial_nanoseconds < command.seconds * 1e9 / 10
+    return trial_nanoseconds < command.nanoseconds // (2 * BATCHES)
 
 
-def enough(command: Command, trial_messages: int, trial_nanoseconds: int) -> int:
-    """How many messages fill the seconds, by how long those of the trial took."""
-    wanted = int(command.seconds * 1e9 * trial_messages / max(1, trial_nanoseconds))
-    return max(FEWEST_MESSAGES, min(MOST_MESSAGES, wanted))
+def sized(trial: Batch, command: Command, trial_nanoseconds: int) -> Batch:
+    """A batch that takes its part of the time, by how long the trial took."""
+    wanted = command.nanoseconds * trial.messages // max(1, trial_nanoseconds) // BATCHES
+    return trial._replace(messages=max(FEWEST_MESSAGES, min(MOST_MESSAGES, wanted)))
 
 
 def round_trip(samples: list[int]) -> dict[str, float]:

@@ -183,15 +183,24 @@ async def time_pouring(link: Link, batch: Batch) -> int:
 
 
 async def measure(link: Link, command: Command) -> dict[str, float]:
-    """One measurement, after a trial that warms up and says how many fill the time."""
-    trial = Batch(command.measure, command.message_bytes, command.warm_up)
+    """One measurement, after a trial that warms up and says how many messages are a batch."""
+    batch = Batch(command.measure, command.message_bytes, command.warm_up)
+    nanoseconds, left = command.nanoseconds, command.nanoseconds
     if command.measure in ROUND_TRIPS:
-        messages = timing.enough(command, trial.messages, sum(await time_round_trips(link, trial)))
-        return timing.round_trip(await time_round_trips(link, trial._replace(messages=messages)))
-    while timing.says_little(command, elapsed := await time_pouring(link, trial)):
-        trial = trial._replace(messages=4 * trial.messages)
-    messages = timing.enough(command, trial.messages, elapsed)
-    return timing.rate(messages, await time_pouring(link, trial._replace(messages=messages)))
+        batch = timing.sized(batch, command, sum(await time_round_trips(link, batch)))
+        samples: list[int] = []
+        while left > 0:
+            samples += (taken := await time_round_trips(link, batch))
+            left -= sum(taken)
+        return timing.round_trip(samples)
+    while timing.says_little(command, elapsed := await time_pouring(link, batch)):
+        batch = batch._replace(messages=4 * batch.messages)
+    batch = timing.sized(batch, command, elapsed)
+    messages = 0
+    while left > 0:
+        left -= await time_pouring(link, batch)
+        messages += batch.messages
+    return timing.rate(messages, nanoseconds - left)
 
 
 async def near(setting: Setting) -> None:
