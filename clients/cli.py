@@ -6,6 +6,7 @@ such as 130 for Ctrl-C; 141 the reader of standard output went away.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -61,6 +62,9 @@ for command in (machines, channels, version, send, serve_echo, datagram, demo):
 
 def main() -> None:
     """The entry point of the script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Text from elsewhere must not fail a command where the terminal's encoding lacks a letter of it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(exit_code(sys.argv[1:]))
 
 

@@ -18,7 +18,16 @@ import trio
 
 from clients import connect
 from clients.commands.interfaces import ECHO_INTERFACE
-from tests.support.processes import ROOT, Daemon, Finished, Running, run_client, start_client, start_daemon
+from tests.support.processes import (
+    ROOT,
+    Daemon,
+    Finished,
+    Running,
+    run_client,
+    start_client,
+    start_daemon,
+    start_process,
+)
 
 CLI = "clients.cli"
 CONFIGURATION = """
@@ -271,6 +280,16 @@ async def test_a_datagram_waits_for_its_reply(tmp_path: Path) -> None:
             assert document["reply"]["text"] == "PING"
             done = await ctl(daemon, *send, "--wait", "0.1", expect_exit=1)
             assert f"no reply came within 0.1 s; check that a program at {host}:{port} answers" in done.stderr
+
+
+async def test_text_that_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon:
+        command = [sys.executable, "-m", CLI, "datagram", "listen", "vm1", "--bind", "127.0.0.1:0", "--count", "1"]
+        environment = {"VMBUS_SOCKET": str(daemon.socket_path), "PYTHONIOENCODING": "ascii"}
+        async with start_process(tmp_path, "listen", command, environment=environment) as listener:
+            port = (await listener.wait_for_line("listening on 127.0.0.1:")).split(":")[1].split()[0]
+            await ctl(daemon, "datagram", "send", "vm2", "127.0.0.1", port, "--text", "häh")
+            assert (await listener.wait_for_line("bytes from")).endswith(r': "h\xe4h"')
 
 
 async def test_ipv6_datagrams_need_no_options(tmp_path: Path) -> None:
