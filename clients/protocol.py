@@ -34,6 +34,7 @@ from emulator.wire.codec import (
     encode_request,
     encode_response,
 )
+from emulator.wire.fields import FieldError, check_fields
 from emulator.wire.runs import split_datagrams_untrusted, split_packets_untrusted
 from emulator.wire.schema import (
     ADDRESS_DATAGRAMS,
@@ -190,7 +191,14 @@ class ClientProtocol:
         return call
 
     def call_in_window(self, inbox: Inbox, cost: int, method: Method, *args: object) -> Call:
-        """Send a request that takes ``cost`` bytes of a channel's or address's window, when there is room."""
+        """Send a request that takes ``cost`` bytes of a channel's or address's window, when there is room.
+
+        Raises RequestFailed for arguments the daemon would refuse unread: it does not count what it did not read.
+        """
+        try:
+            check_fields(method.params, list(args), method.name)
+        except FieldError as error:
+            raise RequestFailed(NtStatus.INVALID_PARAMETER, str(error)) from None
         call = Call(method, args)
         call.cost = cost
         call.lane = lane = self._lane(inbox)

@@ -27,6 +27,7 @@ from emulator.wire.schema import (
     PACKET_FAIL,
     PACKET_SEND,
     PACKET_SEND_EXTERNAL_MDL,
+    PAYLOAD,
 )
 from emulator.wire.window import PACKET_OVERHEAD_BYTES
 
@@ -157,7 +158,7 @@ def send(protocol: ClientProtocol, state: ChannelState, buffer: bytes, mdl: Mdl 
     """Windows: VmbPacketSend."""
     chain = pack_mdl_chain(mdl)
     cost = len(buffer) + len(chain) + PACKET_OVERHEAD_BYTES
-    return protocol.call_in_window(state, cost, PACKET_SEND, state.number, flags, buffer, chain)
+    return protocol.call_in_window(state, cost, PACKET_SEND, state.number, int(flags), bytes(buffer), chain)
 
 
 def send_with_external_mdl(
@@ -165,12 +166,10 @@ def send_with_external_mdl(
 ) -> Call:
     """Windows: VmbPacketSendWithExternalMdl; ``span`` is MdlOffset and MdlLength."""
     offset, length = span
-    if not (0 <= offset < 1 << 64 and 0 <= length < 1 << 64):
-        raise RequestFailed(NtStatus.INVALID_PARAMETER, f"offset {offset} or length {length} is not an unsigned number")
     chain = pack_mdl_chain(mdl)
     cost = len(buffer) + len(chain) + PACKET_OVERHEAD_BYTES
     method = PACKET_SEND_EXTERNAL_MDL
-    return protocol.call_in_window(state, cost, method, state.number, flags, buffer, chain, offset, length)
+    return protocol.call_in_window(state, cost, method, state.number, int(flags), bytes(buffer), chain, offset, length)
 
 
 def completion(call: Call) -> Completion:
@@ -211,6 +210,9 @@ def complete(protocol: ClientProtocol, packet: ReceivedPacket, payload: bytes) -
     """Windows: VmbChannelPacketComplete. On a channel that has closed meanwhile there is nobody to tell."""
     if packet.completed:
         raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, f"packet {packet.handle} has been completed already")
+    if len(payload) > PAYLOAD.most:
+        text = f"a completion has at most {PAYLOAD.most} bytes, not {len(payload)}"
+        raise RequestFailed(NtStatus.INVALID_PARAMETER, text)
     packet.completed = True
     if packet.is_held and packet.state.closed is None:
         protocol.notify(PACKET_COMPLETE, packet.state.number, packet.handle, bytes(payload))
@@ -258,7 +260,7 @@ def send_datagram(protocol: ClientProtocol, state: AddressState, data: bytes, de
     """TDI_SEND_DATAGRAM."""
     host, port = destination
     cost = len(data) + PACKET_OVERHEAD_BYTES
-    return protocol.call_in_window(state, cost, ADDRESS_SEND_DATAGRAM, state.number, host, port, data)
+    return protocol.call_in_window(state, cost, ADDRESS_SEND_DATAGRAM, state.number, host, port, bytes(data))
 
 
 def take_datagram(protocol: ClientProtocol, state: AddressState) -> Datagram:

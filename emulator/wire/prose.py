@@ -115,7 +115,8 @@ many bytes that may be on the way. The first grant is in the method that opens i
 Completions, cancels and closes cost nothing. Whoever returns room may collect it, but must return it no
 later than when half of the packets or half of the bytes of the first grant are due; then neither side ever
 waits for the other. A client that grants 0 gets nothing. A client that sends without a window breaks the
-protocol: it has to queue.
+protocol: it has to queue. A request whose method or arguments are refused unread (by this page's tables)
+is not counted, so a client checks them before it spends.
 """
 
 RUNS = """\

@@ -55,6 +55,8 @@ def serve_one_guest(socket_path: Path, offered: threading.Event) -> None:
         channel = daemon.machine("vm1").offer_channel(ECHO)
         offered.set()
         for packet in channel:
+            with pytest.raises(RequestFailed, match="at most 524280 bytes, not 600000"):
+                packet.complete(bytes(600_000))
             if packet.payload == b"stop".ljust(8, b"\0"):
                 packet.complete()
                 return
@@ -121,3 +123,29 @@ def test_no_daemon_is_a_clear_error(tmp_path: Path) -> None:
         clients.sync.connect(tmp_path / "none"),
     ):
         pass
+
+
+def refuse_and_go_on(socket_path: Path) -> None:
+    """Arguments the daemon would refuse unread cost no window: the channel goes on."""
+    with clients.sync.connect(socket_path, timeout_seconds=30) as daemon:
+        machine = daemon.machine("vm1")
+        with machine.open_channel(ECHO) as channel, machine.open_address(("127.0.0.1", 0)) as address:
+            for _ in range(300):  # more than the window has packets
+                with pytest.raises(RequestFailed, match="'buffer' must be at most 524280 bytes"):
+                    channel.send(bytes(600_000))
+                with pytest.raises(RequestFailed, match="'data' must be at most 65535 bytes"):
+                    address.send_datagram(bytes(65_536), address.local)
+            with pytest.raises(RequestFailed, match="'offset' must be an unsigned 64-bit integer"):
+                channel.send_with_external_mdl(b"", None, offset=-1)
+            with pytest.raises(RequestFailed, match="K3"):
+                channel.send(bytes(5000))
+            assert address.send_datagram(b"x", address.local).information == 1
+            channel.send(b"stop")
+
+
+async def test_arguments_refused_unread_cost_no_window(tmp_path: Path) -> None:
+    offered = threading.Event()
+    async with start_daemon(tmp_path) as daemon, trio.open_nursery() as nursery:
+        nursery.start_soon(in_thread, serve_one_guest, daemon.socket_path, offered)
+        await trio.to_thread.run_sync(offered.wait)
+        nursery.start_soon(in_thread, refuse_and_go_on, daemon.socket_path)
