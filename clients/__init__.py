@@ -11,6 +11,7 @@ from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, IoStatus
 from clients.tdi import Address
 from clients.vmbus import Channel, Machine, OfferedChannel, Packet
+from emulator.tdi.constants import QueryType
 from emulator.vmbus.send_rules import SendFlags
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "MachineMemory",
     "OfferedChannel",
     "Packet",
+    "QueryType",
     "RequestFailed",
     "SendFlags",
     "connect",

@@ -149,3 +149,23 @@ async def test_arguments_refused_unread_cost_no_window(tmp_path: Path) -> None:
         nursery.start_soon(in_thread, serve_one_guest, daemon.socket_path, offered)
         await trio.to_thread.run_sync(offered.wait)
         nursery.start_soon(in_thread, refuse_and_go_on, daemon.socket_path)
+
+
+def ask_for_the_limit(socket_path: Path) -> None:
+    """The three queries the documentation names for the largest datagram agree, on both networks (S9)."""
+    with clients.sync.connect(socket_path, timeout_seconds=30) as daemon:
+        machine = daemon.machine("vm1")
+        for network, most, peer in (("udp", 65507, "127.0.0.1"), ("lan", 1472, "10.0.0.2")):
+            provider = machine.query_network(clients.QueryType.PROVIDER_INFO, network=network)
+            with machine.open_address(network=network) as address:
+                datagrams = address.query(clients.QueryType.DATAGRAM_INFO)
+                largest = address.query(clients.QueryType.MAX_DATAGRAM_INFO)
+                with pytest.raises(RequestFailed, match="S8"):
+                    address.send_datagram(bytes(most + 1), (peer, 9))
+            found = [int.from_bytes(data, "little") for data in (provider[12:16], datagrams[:4], largest)]
+            assert found == [most] * 3
+
+
+async def test_s9_the_three_queries_for_the_limit_agree(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon:
+        await in_thread(ask_for_the_limit, daemon.socket_path)

@@ -88,7 +88,14 @@ MEETING_PLACE = "emulator.place"
 CLIENT_CORE = ("clients.protocol", "clients.inbox")
 BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
 CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix")
-BELOW_CLIENTS = (*FOUNDATION, "emulator.vmbus", "emulator.tdi.structures", "emulator.wire", "emulator.place")
+BELOW_CLIENTS = (
+    *FOUNDATION,
+    "emulator.vmbus",
+    "emulator.tdi.structures",
+    "emulator.tdi.constants",
+    "emulator.wire",
+    "emulator.place",
+)
 EVENT_LOOPS = ("asyncio", "selectors")
 
 # The row with the closest member decides: `clients.protocol` goes before `clients`.
@@ -175,7 +182,7 @@ LAYERS = (
         (*BELOW_CLIENTS, MEETING_PLACE, "clients"),
         third_party=("trio", "click", "rich"),
         banned_stdlib=EVENT_LOOPS,
-        reason="clients share only status, memory, vmbus, tdi.structures and wire with the daemon, and never its shell",
+        reason="clients share status, memory, vmbus, TDI's structures and constants, and wire with the daemon, never its shell",
     ),
 )
 
