@@ -182,7 +182,7 @@ LAYERS = (
         (*BELOW_CLIENTS, MEETING_PLACE, "clients"),
         third_party=("trio", "click", "rich"),
         banned_stdlib=EVENT_LOOPS,
-        reason="clients share status, memory, vmbus, TDI's structures and constants, and wire with the daemon, never its shell",
+        reason="clients share the cores they need and the wire with the daemon, never its shell",
     ),
 )
 
