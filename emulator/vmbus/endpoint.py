@@ -21,28 +21,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emulator.memory import GpaRange, GuestMemory, Mdl
-from emulator.status import NtStatus, Refused
+from emulator.status import Misuse, NtStatus, Refused
 from emulator.vmbus.deliveries import Deliveries
+from emulator.vmbus.outgoing import Outgoing
 from emulator.vmbus.packets import (
     FOOTER_BYTES,
     MAX_LENGTH8,
-    Packet,
     PacketKind,
     RingCorruption,
-    encode_completion,
-    encode_gpa_direct,
-    encode_in_band,
-    frame_pipe_message,
     packet_cost,
     parse_packet_untrusted,
 )
 from emulator.vmbus.profile import EndpointLimits, KmclProfile, Side
-from emulator.vmbus.progress import Completed, CompleteOutcome, Progress, ReceivedPacket, SendOutcome
+from emulator.vmbus.progress import BatchOutcome, Completed, CompleteOutcome, Progress, ReceivedPacket, SendOutcome
 from emulator.vmbus.ring import RingReceiver, RingSender
-from emulator.vmbus.send_queue import Buffer, QueuedPacket, SendQueue
+from emulator.vmbus.send_queue import Buffer
 from emulator.vmbus.send_rules import Approved, SendRules
 
 __all__ = [
+    "BatchOutcome",
     "ChannelEndpoint",
     "CompleteOutcome",
     "Completed",
@@ -54,8 +51,7 @@ __all__ = [
 ]
 
 _COMPLETION = PacketKind.COMPLETION
-_NOTHING = object()
-_PAGED = 0x4
+_WAIT, _PAGED = 0x1, 0x4
 
 
 class ChannelEndpoint:
@@ -76,14 +72,10 @@ class ChannelEndpoint:
         self._incoming = incoming
         self._outgoing = outgoing
         self._profile = profile
-        self._limits = limits
         self._rules = SendRules(
             side, profile, limits, is_pipe=is_pipe, page_count=memory.page_count, largest_cost=outgoing.largest_cost
         )
-        self._queue = SendQueue(outgoing, limits)
-        self._last_transaction = 0
-        self._sent: dict[int, object] = {}  # transaction id -> context, in the ring and not completed
-        self._cancelled: set[int] = set()  # in the ring, given up: their completions are swallowed (Y4)
+        self._own = Outgoing(outgoing, limits, is_pipe=is_pipe, copy_late=profile.copy_queued_buffers_late)
         self._deliveries = Deliveries(memory, profile, limits, is_pipe=is_pipe)
         self._stopped = False
         self._closed = False
@@ -92,12 +84,12 @@ class ChannelEndpoint:
     @property
     def queued_packets(self) -> int:
         """Packets in line for the outgoing ring, completions included."""
-        return len(self._queue)
+        return self._own.queued
 
     @property
     def outstanding(self) -> int:
         """Packets of ours that are in the ring or beyond it, and not completed."""
-        return len(self._sent)
+        return len(self._own)
 
     @property
     def delivered(self) -> int:
@@ -135,7 +127,7 @@ class ChannelEndpoint:
         """
         payload = bytes(buffer)
         approved = self._rules.packet(len(payload), mdl, flags)
-        if not may_queue and (len(self._queue) or self._outgoing.free_bytes() < approved.cost):
+        if not may_queue and (self._own.queued or self._outgoing.free_bytes() < approved.cost):
             raise Refused(
                 NtStatus.BUFFER_OVERFLOW, "the ring has no room and the packet may not wait for any", rule="Y1"
             )
@@ -162,30 +154,27 @@ class ChannelEndpoint:
 
     def _send(self, payload: bytes, approved: Approved, context: object, late_buffer: Buffer | None) -> SendOutcome:
         self._check_usable()
-        ranges, waits, _ = approved
-        if waits and len(self._sent) + len(self._cancelled) + len(self._queue) >= self._limits.max_outstanding:
-            text = f"{self._limits.max_outstanding} packets wait for their completions; send on when some have come"
-            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
-        transaction_id = self._last_transaction + 1
-        framed = frame_pipe_message(payload) if self.is_pipe else payload
-        image = (
-            encode_gpa_direct(ranges, framed, transaction_id)
-            if ranges
-            else encode_in_band(framed, transaction_id, waits)
-        )
-        packet = QueuedPacket(image, transaction_id, context, waits)
-        if self._profile.copy_queued_buffers_late and late_buffer is not None:
-            late_offset = len(image) - ((len(framed) + 7) & ~7) + len(framed) - len(payload)
-            packet = packet._replace(late_buffer=late_buffer, late_offset=late_offset)
-        written, doorbell = self._put(packet)
-        self._last_transaction = transaction_id
-        if written and waits:
-            self._sent[transaction_id] = context
-        return SendOutcome(transaction_id, written, doorbell)
-
-    def _put(self, packet: QueuedPacket) -> tuple[bool, bool]:
         try:
-            return self._queue.put(packet)
+            return self._own.send(payload, approved, context, late_buffer)
+        except RingCorruption as corruption:
+            self._failure = str(corruption)
+            raise
+
+    def send_many(self, buffers: Sequence[Buffer], contexts: Sequence[object], flags: int = 0) -> BatchOutcome:
+        """Send packets without external data, in order, as ``send`` does one: all published at once, one doorbell.
+
+        Raises Refused with none of them sent: when any one would be refused, or the line has no room for all that the
+        ring has none for. Raises Misuse unless there is one context for each.
+        """
+        if len(contexts) != len(buffers):
+            raise Misuse(f"{len(buffers)} packets came with {len(contexts)} contexts")
+        payloads = [bytes(buffer) for buffer in buffers]
+        for payload in payloads:
+            self._rules.packet(len(payload), None, flags)
+        self._check_usable()
+        bits = int(flags)
+        try:
+            return self._own.send_many(payloads, bits & _WAIT != 0, contexts, () if bits & _PAGED else buffers)
         except RingCorruption as corruption:
             self._failure = str(corruption)
             raise
@@ -193,13 +182,7 @@ class ChannelEndpoint:
     def cancel(self, transaction_id: int) -> Completed | None:
         """Give up a packet of ours; its end, or None when it has ended already. A late completion is swallowed (Y4)."""
         self._check_usable()
-        packet = self._queue.remove(transaction_id)
-        if packet is not None:
-            return Completed(packet.context, NtStatus.CANCELLED, b"", True)
-        if transaction_id not in self._sent:
-            return None
-        self._cancelled.add(transaction_id)
-        return Completed(self._sent.pop(transaction_id), NtStatus.CANCELLED)
+        return self._own.cancel(transaction_id)
 
     # ---- receiving
 
@@ -214,8 +197,8 @@ class ChannelEndpoint:
         completed: list[Completed] = []
         doorbell = more = False
         try:
-            if len(self._queue):
-                doorbell = self._flush(completed)
+            if self._own.queued:
+                doorbell = self._own.flush(completed)
             if not self._stopped:
                 signal, more = self._poll(max_packets, max_bytes, packets, completed)
                 doorbell |= signal
@@ -226,17 +209,6 @@ class ChannelEndpoint:
             more = True  # so that the next call tells
         drained_bytes = sum([len(packet.image) for packet in packets]) + FOOTER_BYTES * len(packets)
         return Progress(packets, completed, len(packets), drained_bytes, doorbell, more, self._deliveries.quota_blocked)
-
-    def _flush(self, completed: list[Completed]) -> bool:
-        written: list[QueuedPacket] = []
-        try:
-            return self._queue.flush(written)
-        finally:
-            for packet in written:
-                if packet.waits:
-                    self._sent[packet.transaction_id] = packet.context
-                elif packet.transaction_id:
-                    completed.append(Completed(packet.context, NtStatus.SUCCESS))
 
     def _poll(
         self, max_packets: int, max_bytes: int, packets: list[ReceivedPacket], completed: list[Completed]
@@ -251,22 +223,12 @@ class ChannelEndpoint:
         for image in received.images:
             packet = parse_packet_untrusted(image)
             if packet.kind is _COMPLETION:
-                self._take_completion(packet, completed)
+                self._own.take_completion(packet, completed)
             else:
                 packets.append(deliveries.admit(packet, image))
         more = not received.empty
         deliveries.quota_blocked = more and not deliveries.room()
         return received.signal, more
-
-    def _take_completion(self, packet: Packet, completed: list[Completed]) -> None:
-        transaction_id = packet.transaction_id
-        context = self._sent.pop(transaction_id, _NOTHING)
-        if context is not _NOTHING:
-            completed.append(Completed(context, NtStatus.SUCCESS, packet.payload))
-        elif transaction_id in self._cancelled:
-            self._cancelled.remove(transaction_id)
-        else:
-            raise RingCorruption(f"the peer completed transaction 0x{transaction_id:X}, which is not outstanding")
 
     def go_idle(self) -> bool:
         """Before sleeping: True: asleep is fine, a doorbell will come. False: call ``receive`` again first.
@@ -290,17 +252,40 @@ class ChannelEndpoint:
         Raises Misuse for a handle that is not outstanding, Refused with nothing done when the payload is too long.
         """
         self._check_usable()
-        entry = self._deliveries.find(handle)
+        return self.complete_many(((handle, payload),))
+
+    def complete_many(self, completions: Sequence[tuple[int, Buffer]]) -> CompleteOutcome:
+        """End received packets, (handle, payload) for each, as ``complete`` does one: published at once, one doorbell.
+
+        Raises as ``complete`` does, with none of them ended. ``written`` says whether all that were asked for are.
+        """
+        self._check_usable()
+        answers: list[tuple[int, bytes]] = []
+        handles: set[int] = set()
+        for handle, payload in completions:
+            entry = self._deliveries.find(handle)
+            if handle in handles:
+                raise Misuse(f"packet {handle} is completed twice in one call")
+            handles.add(handle)
+            if entry.completion_requested:
+                answers.append((entry.transaction_id, self._checked_completion(payload)))
         written = doorbell = False
-        if entry.completion_requested:
-            data = bytes(payload)
-            cost = packet_cost(len(data))
-            if cost > self._outgoing.largest_cost or cost > MAX_LENGTH8 * 8:
-                text = f"a completion of {len(data)} bytes never fits a ring that holds {self._outgoing.largest_cost}"
-                raise Refused(NtStatus.INVALID_PARAMETER, text, rule="K8")
-            image = encode_completion(data, entry.transaction_id)
-            written, doorbell = self._put(QueuedPacket(image, 0, None, False))
-        return CompleteOutcome(written, doorbell, self._deliveries.remove(handle))
+        if answers:
+            try:
+                written, doorbell = self._own.complete(answers)
+            except RingCorruption as corruption:
+                self._failure = str(corruption)
+                raise
+        again = [self._deliveries.remove(handle) for handle in handles]
+        return CompleteOutcome(written, doorbell, any(again))
+
+    def _checked_completion(self, payload: Buffer) -> bytes:
+        data = bytes(payload)
+        cost = packet_cost(len(data))
+        if cost > self._outgoing.largest_cost or cost > MAX_LENGTH8 * 8:
+            text = f"a completion of {len(data)} bytes never fits a ring that holds {self._outgoing.largest_cost}"
+            raise Refused(NtStatus.INVALID_PARAMETER, text, rule="K8")
+        return data
 
     def fail(self, handle: int) -> None:
         """Give up on a malformed packet: nothing is sent, and this endpoint delivers nothing any more (R4).
@@ -339,11 +324,6 @@ class ChannelEndpoint:
             return []
         self._closed = True
         final = self._profile.closed_first_status if status is None else status
-        ended = [Completed(context, final) for context in self._sent.values()]
-        ended += [
-            Completed(packet.context, final, b"", True) for packet in self._queue.take_all() if packet.transaction_id
-        ]
-        self._sent.clear()
-        self._cancelled.clear()
+        ended = self._own.close(final)
         self._deliveries.clear()
         return ended

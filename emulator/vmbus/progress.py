@@ -17,6 +17,17 @@ class SendOutcome(NamedTuple):
     doorbell: bool
 
 
+class BatchOutcome(NamedTuple):
+    """Where a batch of packets went: the first ``written`` of them into the ring, the others into line.
+
+    Their transaction ids count up from ``first_transaction_id``. ``doorbell``: ring the peer's, once for all of them.
+    """
+
+    first_transaction_id: int
+    written: int
+    doorbell: bool
+
+
 class CompleteOutcome(NamedTuple):
     """``doorbell``: ring the peer's. ``receive_again``: the quota held packets back and no longer does; poll without a
     doorbell. ``written`` is False when the completion waits in line, or the peer asked for none."""

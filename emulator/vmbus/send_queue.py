@@ -7,13 +7,14 @@ the ring is asked for a doorbell when there is room again; then ``flush``.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from emulator.status import NtStatus, Refused
-from emulator.vmbus.packets import FOOTER_BYTES
+from emulator.vmbus.packets import FOOTER_BYTES, RingCorruption
 from emulator.vmbus.profile import EndpointLimits
-from emulator.vmbus.ring import RingSender
+from emulator.vmbus.ring import RingSender, Sent
 
 _BATCH_PACKETS = 64
 Buffer = bytes | bytearray | memoryview
@@ -42,7 +43,7 @@ class QueuedPacket(NamedTuple):
 
 
 class SendQueue:
-    """The line in front of one ring's sending end. All calls may raise RingCorruption."""
+    """The line in front of one ring's sending end. Calls that write may raise RingCorruption."""
 
     def __init__(self, sender: RingSender, limits: EndpointLimits) -> None:
         self._sender = sender
@@ -64,27 +65,64 @@ class SendQueue:
         """
         cost = len(packet.image) + FOOTER_BYTES
         if self._waiting:
-            self._check_bound(packet, cost)
+            self._check_bound(1, cost, packet.transaction_id != 0)
         else:
             sent = self._sender.send_batch((packet.image,))
             if sent.written:
                 return True, sent.signal
-            self._check_bound(packet, cost)
+            self._check_bound(1, cost, packet.transaction_id != 0)
             if self._sender.block(cost):  # the peer made room after we had looked
                 sent = self._sender.send_batch((packet.image,))
                 self._sender.unblock()
                 return True, sent.signal
+        self._append(packet)
+        return False, False
+
+    def write(self, images: Sequence[bytes], *, bounded: bool = True) -> Sent:
+        """Write as many of a batch as fit, unless others wait in front of it; the rest is for ``line_up``.
+
+        Raises Refused, with none written, when the line has no room for what the ring has none for. Completions are
+        not ``bounded``.
+        """
+        room = 0 if self._waiting else self._sender.free_bytes()
+        left = 0
+        byte_count = 0
+        for image in images:
+            cost = len(image) + FOOTER_BYTES
+            room -= cost
+            if room < 0:
+                left += 1
+                byte_count += cost
+        if left:
+            self._check_bound(left, byte_count, bounded)
+        return Sent(0, False) if self._waiting else self._sender.send_batch(images)
+
+    def line_up(self, packets: Sequence[QueuedPacket], written: list[QueuedPacket]) -> bool:
+        """Let packets wait that ``write`` left; ``written`` gets those for which there was room after all.
+
+        Whether to ring the peer's doorbell. By now the packets are ours, so corruption is left to the next call.
+        """
+        was_empty = not self._waiting
+        for packet in packets:
+            self._append(packet)
+        if not was_empty:
+            return False
+        try:
+            return self.flush(written)
+        except RingCorruption:
+            return False
+
+    def _append(self, packet: QueuedPacket) -> None:
         key = packet.transaction_id
         if not key:
             self._completions += 1
             key = -self._completions
         self._waiting[key] = packet
-        self._bytes += cost
-        return False, False
+        self._bytes += len(packet.image) + FOOTER_BYTES
 
-    def _check_bound(self, packet: QueuedPacket, cost: int) -> None:
+    def _check_bound(self, packets: int, byte_count: int, bounded: bool) -> None:
         count = len(self._waiting)
-        if packet.transaction_id and (count >= self._max_packets or self._bytes + cost > self._max_bytes):
+        if bounded and (count + packets > self._max_packets or self._bytes + byte_count > self._max_bytes):
             text = f"{count} packets of {self._bytes} bytes already wait for room in the ring"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"{text}; send on when some have gone")
 
