@@ -45,12 +45,8 @@ class Outbox:
 
     def send(self, message: Message) -> None:
         """To the guest's message target, now or in its turn."""
-        payload = pack_message(message)
-        target = SynicTarget(self.state.target_vp, VMBUS_SINT)
-        if self.state.waiting or self.state.is_paused or not self._has_room(target):
-            self.state.waiting.append(payload)
-        else:
-            self._emit(target, payload)
+        self.state.waiting.append(pack_message(message))
+        self.flush()  # from the front, so the order holds even when the target has moved to another processor
 
     def send_to(self, target: SynicTarget, message: Message) -> None:
         """To a target of the guest's choosing, now or never."""

@@ -456,6 +456,13 @@ def test_an_open_can_be_given_up_at_every_moment(moment: str, works: bool) -> No
     assert guest.open().status == 0
 
 
+def test_a_failing_open_can_be_given_up_as_well() -> None:
+    guest = Guest()
+    failing(guest)
+    assert guest.bus.close_channel(1) == []
+    assert guest.hear(m.GpadlTorndown(FIRST)) == [fx.ChannelClosed(1)]
+
+
 def test_using_a_channel_in_the_wrong_state_is_refused() -> None:
     guest = Guest()
     with pytest.raises(Refused, match="close"):

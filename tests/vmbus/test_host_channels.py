@@ -671,3 +671,14 @@ def test_a_pause_answer_goes_out_before_the_pause_even_behind_a_queue() -> None:
         seen += heard(peer.bus.message_delivered(0, 2))
     assert seen[-1] == m.PauseResponse()
     assert isinstance(heard(peer.post(m.Resume()))[0], m.OfferChannel)
+
+
+def test_a_guest_that_reconnects_on_another_processor_is_not_held_up_by_the_old_slot() -> None:
+    peer, _ = connected(message_window=1, channels=2)
+    waiting = peer.bus.view().waiting_messages
+    assert waiting > 0
+    seen = pick(peer.platform(peer.contact(V.V6_0, vp=3)), SendMessage)
+    for _ in range(waiting):
+        seen += pick(peer.bus.message_delivered(3, 2), SendMessage)
+    assert [e.vp for e in seen] == [3] * (waiting + 1)
+    assert isinstance(heard(seen)[-1], m.VersionResponse2)

@@ -156,6 +156,14 @@ def test_rule_2_7_no_torn_down_for_a_channel_the_guest_gave_back() -> None:
     assert peer.bus.gpadl_torn_down(key, 10) == []
 
 
+def test_rule_2_7_a_list_in_progress_goes_with_a_revoked_channel_the_guest_gives_back() -> None:
+    peer, (key,) = connected()
+    peer.post(header(WHOLE[:8], total=24))
+    peer.bus.revoke_offer(key)
+    assert peer.post(m.RelIdReleased(1)) == []
+    assert peer.refused(m.GpadlBody(0, 10, WHOLE[8:])) is BusFault.UNKNOWN_GPADL_ID
+
+
 def test_limits_of_lists_pages_and_lists_in_progress_are_answered_with_a_failure() -> None:
     for config in (BusConfig(max_gpadls=1), BusConfig(max_gpadl_pages=5)):
         peer, _ = connected(config=config)
