@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from emulator.daemon.session import Session
 
 
+# A plain number: this is asked for every packet.
+WAIT_FOR_COMPLETION = int(SendFlags.WAIT_FOR_COMPLETION)
+
+
 class PendingPacket:
     """A request whose answer is its packet's completion. It is the endpoint's context for that packet."""
 
@@ -303,7 +307,7 @@ class ChannelRequests:
         self, side: ChannelSide, cost: int, msgid: int, flags: int, outcome: SendOutcome, pending: PendingPacket
     ) -> tuple[Any, ...] | None:
         side.sent(outcome.transaction_id, cost)
-        if outcome.written and not flags & SendFlags.WAIT_FOR_COMPLETION:
+        if outcome.written and not flags & WAIT_FOR_COMPLETION:
             return int(NtStatus.SUCCESS), b""
         pending.transaction_id = outcome.transaction_id
         self.session.pending[msgid] = pending

@@ -50,6 +50,12 @@ READS_PER_TURN = 4
 OUTBOX_HIGH_BYTES = 512 * 1024
 # Room to learn of one descriptor nobody asked for; the kernel closes the others.
 ANCILLARY_BYTES = socket.CMSG_SPACE(4)
+# Plain numbers: an operation on the socket module's flags costs more than the rest of a check.
+CLOSE_ON_EXEC, TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+
+# What arrives for any session is received here, and copied out before anything else runs.
+_arrived = memoryview(bytearray(RECEIVE_BYTES))
+_buffers = [_arrived]
 
 Handler = Callable[..., tuple[Any, ...] | None]
 
@@ -201,24 +207,22 @@ class Session:
         """Take what has arrived and dispatch it; False at the end of the stream."""
         for _ in range(READS_PER_TURN):
             try:
-                data, ancillary, flags, _address = self._sock.recvmsg(
-                    RECEIVE_BYTES, ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-                )
+                size, ancillary, flags, _address = self._sock.recvmsg_into(_buffers, ANCILLARY_BYTES, CLOSE_ON_EXEC)
             except BlockingIOError:
                 return True
             except OSError:
                 return False
-            if ancillary or flags & socket.MSG_CTRUNC:
+            if ancillary or flags & TRUNCATED:
                 _close_descriptors(ancillary)
                 raise WireError("descriptors were passed that nobody asked for; this protocol takes none")
-            if not data:
+            if not size:
                 return False
-            for message in self._decoder.feed(data):
+            for message in self._decoder.feed(bytes(_arrived[:size])):
                 self._messages += 1
                 self._dispatch(message)
                 if self._farewell is not None:
                     return False
-            if len(data) < RECEIVE_BYTES:
+            if size < RECEIVE_BYTES:
                 return True
         return True
 

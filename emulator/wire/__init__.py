@@ -2,6 +2,7 @@
 
 * ``schema``   the table: every method, its number, its direction, its arguments and results
 * ``fields``   the types those arguments have, and their checks
+* ``scanner``  where a frame ends, and whether it may be unpacked at all
 * ``codec``    frames to checked messages and back; every limit and every failure of decoding
 * ``window``   how much one side may have on the way for one channel or address
 * ``runs``     many packets, datagrams or MDLs as one binary

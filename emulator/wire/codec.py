@@ -13,30 +13,31 @@ its response, and the session goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
 
-from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.status import NtStatus, Refused
 from emulator.wire.fields import FieldError, check_fields
+from emulator.wire.scanner import FrameLimits, FrameScanner, WireError
 from emulator.wire.schema import BY_NAME, Direction, Kind, Method
 
-
-class WireError(PeerViolation):
-    """The peer broke the wire protocol. The session ends; the text goes to the peer and to the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameLimits:
-    """What one frame may cost."""
-
-    # The largest legal request carries a ring packet (524,280 bytes) and its page list (524,288 bytes).
-    frame_bytes: int = 1_200_000
-    # The widest row of the schema has 8 values; the envelope adds 5. The rest is room to grow.
-    elements: int = 64
-    # Envelope 1, params 2; error and result arrays 2. The rest is room to grow.
-    depth: int = 4
+__all__ = [
+    "BadRequest",
+    "FrameDecoder",
+    "FrameLimits",
+    "FrameScanner",
+    "Message",
+    "Notification",
+    "Request",
+    "Response",
+    "WireError",
+    "check_result",
+    "encode_error",
+    "encode_notification",
+    "encode_request",
+    "encode_response",
+]
 
 
 class Request(NamedTuple):
@@ -72,109 +73,6 @@ class BadRequest(NamedTuple):
 
 Message = Request | Response | Notification | BadRequest
 
-# For each first byte: (what follows, its number). A fixed size counts the first byte too.
-_FIXED, _SIZED, _ITEMS, _ITEMS_SIZED, _EXT, _NEVER = range(6)
-
-
-def _classify(first: int) -> tuple[int, int, int]:
-    """(class, size or size-field bytes or item count, items per unit) of a MessagePack first byte."""
-    if first <= 0x7F or first >= 0xE0:
-        return _FIXED, 1, 0
-    if first <= 0x8F:
-        return _ITEMS, first & 0x0F, 2
-    if first <= 0x9F:
-        return _ITEMS, first & 0x0F, 1
-    if first <= 0xBF:
-        return _FIXED, 1 + (first & 0x1F), 0
-    sizes = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
-    sizes |= {0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
-    if first in sizes:
-        return _FIXED, sizes[first], 0
-    if first in (0xC4, 0xC5, 0xC6):
-        return _SIZED, 1 << (first - 0xC4), 0
-    if first in (0xD9, 0xDA, 0xDB):
-        return _SIZED, 1 << (first - 0xD9), 0
-    if first in (0xDC, 0xDD):
-        return _ITEMS_SIZED, 2 << (first - 0xDC), 1
-    if first in (0xDE, 0xDF):
-        return _ITEMS_SIZED, 2 << (first - 0xDE), 2
-    return (_NEVER, 0, 0) if first == 0xC1 else (_EXT, 0, 0)
-
-
-_CLASSES = tuple(_classify(first) for first in range(256))
-
-
-class FrameScanner:
-    """Finds where frames end, incrementally, and enforces ``FrameLimits`` before anything is built."""
-
-    def __init__(self, limits: FrameLimits) -> None:
-        self._limits = limits
-        self._start_frame(0)
-
-    def _start_frame(self, start: int) -> None:
-        self._start = start
-        self._next = start  # offset of the next element's first byte
-        self._elements = 0
-        self._open = [1]  # items still missing, for each open array or map; the frame itself is one item
-
-    def rebase(self, dropped: int) -> None:
-        """The buffer lost its first ``dropped`` bytes."""
-        self._start -= dropped
-        self._next -= dropped
-
-    def find_end(self, buffer: bytearray) -> int | None:
-        """The offset just behind the current frame, or None while bytes are missing; raises WireError."""
-        limits, open_items, size = self._limits, self._open, len(buffer)
-        position = self._next
-        while position < size:
-            kind, number, per_unit = _CLASSES[buffer[position]]
-            items = 0
-            if kind == _FIXED:
-                after = position + number
-            elif kind == _ITEMS:
-                after, items = position + 1, number * per_unit
-            elif kind in (_SIZED, _ITEMS_SIZED):
-                after = position + 1 + number
-                if after > size:
-                    break
-                value = int.from_bytes(buffer[position + 1 : after], "big")
-                if kind == _SIZED:
-                    after += value
-                else:
-                    items = value * per_unit
-            else:
-                raise WireError(self._refusal(kind, buffer[position]))
-            self._elements += 1
-            if self._elements + items > limits.elements:
-                raise WireError(f"a frame holds more than {limits.elements} MessagePack elements")
-            if after - self._start > limits.frame_bytes:
-                raise WireError(f"a frame is longer than {limits.frame_bytes} bytes")
-            open_items[-1] -= 1
-            if items:
-                if len(open_items) > limits.depth:
-                    raise WireError(f"a frame nests arrays or maps deeper than {limits.depth}")
-                open_items.append(items)
-            while not open_items[-1]:
-                open_items.pop()
-                if not open_items:
-                    if after > size:
-                        # The last element's bytes are still to come: look again when they are.
-                        open_items.append(1)
-                        self._elements -= 1
-                        self._next = position
-                        return None
-                    self._start_frame(after)
-                    return after
-            position = after
-        self._next = position
-        return None
-
-    @staticmethod
-    def _refusal(kind: int, first: int) -> str:
-        if kind == _EXT:
-            return f"MessagePack ext types are not part of this protocol (byte 0x{first:02X})"
-        return "the bytes are not MessagePack (0xC1 never occurs in it)"
-
 
 class FrameDecoder:
     """One direction of a connection: bytes in, checked messages out. Any failure is a WireError, and final."""
@@ -198,23 +96,33 @@ class FrameDecoder:
         """
         if self._failure:
             raise WireError(self._failure)
-        buffer = self._buffer
-        buffer += data
+        # Whole frames are taken where they lie; only an unfinished one is kept.
+        source: bytes | bytearray | memoryview = data
+        if self._buffer:
+            self._buffer += data
+            source = self._buffer
         start = 0
         try:
-            while (end := self._scanner.find_end(buffer)) is not None:
-                frame, start = buffer[start:end], end
+            while (end := self._scanner.find_end(source)) is not None:
+                frame, start = source[start:end], end
                 yield self._parse(self._unpack(frame))
         except WireError as error:
             self._failure = str(error)
             raise
         finally:
+            self._keep_rest(source, start)
+
+    def _keep_rest(self, source: bytes | bytearray | memoryview, start: int) -> None:
+        """What is behind the last whole frame waits for its end."""
+        if source is self._buffer:
             if start:
-                del buffer[:start]
-                self._scanner.rebase(start)
+                del self._buffer[:start]
+        else:
+            self._buffer += source[start:]
+        self._scanner.rebase(start)
 
     @staticmethod
-    def _unpack(frame: bytearray) -> object:
+    def _unpack(frame: bytes | bytearray | memoryview) -> object:
         try:
             return msgpack.unpackb(frame)
         except (ValueError, TypeError, RecursionError) as error:
