@@ -357,6 +357,8 @@ class ClientProtocol:
 
     def take_unclaimed_descriptors(self) -> list[int]:
         """Descriptors that came with nothing that announces them; the face closes them."""
+        if not self._descriptors and not self._unclaimed:
+            return []
         unclaimed, self._unclaimed = self._unclaimed, []
         if not any(call.method is MACHINE_ATTACH for call in self._calls.values()):
             unclaimed += self._descriptors

@@ -6,6 +6,7 @@ import array
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,17 +54,21 @@ def receive_into(protocol: ClientProtocol, sock: socket.socket) -> list[object]:
         raise
     except OSError as error:
         raise ConnectionLost(f"the connection to the daemon broke: {error.strerror}") from None
+    if not data:
+        raise ConnectionLost("the daemon closed the connection")
+    try:
+        return protocol.receive(data, _descriptors_in(ancillary) if ancillary else ())
+    finally:
+        for descriptor in protocol.take_unclaimed_descriptors():
+            os.close(descriptor)
+
+
+def _descriptors_in(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     descriptors = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
-    if not data:
-        raise ConnectionLost("the daemon closed the connection")
-    try:
-        return protocol.receive(data, descriptors)
-    finally:
-        for descriptor in protocol.take_unclaimed_descriptors():
-            os.close(descriptor)
+    return list(descriptors)
 
 
 def lost_by(error: Exception) -> ConnectionLost:

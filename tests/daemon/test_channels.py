@@ -374,7 +374,9 @@ def break_channel(server: Server, what: str, monkeypatch: pytest.MonkeyPatch) ->
     def fault(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a fault in the core")
 
-    monkeypatch.setattr(server.machines["vm1"].channels[1].host.endpoint, what, fault)
+    host = server.machines["vm1"].channels[1].host
+    assert host is not None
+    monkeypatch.setattr(host.endpoint, what, fault)
 
 
 @pytest.mark.parametrize("what", ["complete", "receive", "fail", "close"])
