@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from emulator.daemon.session import Session
 
 
+# A packet's descriptor, where it has no external data.
+DESCRIPTOR_BYTES = 16
 # A plain number: this is asked for every packet.
 WAIT_FOR_COMPLETION = int(SendFlags.WAIT_FOR_COMPLETION)
 
@@ -315,18 +316,22 @@ class ChannelRequests:
 
     def packet_send_run(self, msgid: int, channel: int, run: bytes) -> tuple[Any, ...] | None:
         side = self._find_for_request(channel)
-        packets = [parse_packet_untrusted(image) for image in split_packets_untrusted(run)]
-        costs = deque([side.charge(len(packet.payload)) for packet in packets])
-        pending = PendingRun(side, msgid, len(packets))
-        # Whichever packet is refused, those behind it are not sent either.
+        # Each is charged before it is parsed: a run longer than the window ends its session, and costs us nothing.
+        images: list[bytes] = []
+        costs: list[int] = []
+        for image in split_packets_untrusted(run):
+            costs.append(side.charge(len(image) - DESCRIPTOR_BYTES))
+            images.append(image)
+        pending = PendingRun(side, msgid, len(images))
         with side.refunding(costs):
+            packets = [parse_packet_untrusted(image) for image in images]
             self._require_plain(side, packets)
-            for packet in packets:
-                outcome = side.send(packet.payload, None, 0, pending)
-                side.sent(outcome.transaction_id, costs.popleft())
-                pending.waiting += not outcome.written
+            outcome = side.send_many([packet.payload for packet in packets], pending)
+        for offset, cost in enumerate(costs):
+            side.sent(outcome.first_transaction_id + offset, cost)
+        pending.waiting = len(images) - outcome.written
         if not pending.waiting:
-            return (len(packets),)
+            return (len(images),)
         self.session.pending[msgid] = pending
         return None
 

@@ -17,6 +17,7 @@ from emulator.memory import Mdl
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, Completed, ReceivedPacket, SendOutcome, Side
 from emulator.vmbus.packets import RingCorruption
+from emulator.vmbus.progress import BatchOutcome
 from emulator.wire.codec import encode_notification
 from emulator.wire.schema import CHANNEL_CLOSED, CHANNEL_PACKETS, CHANNEL_WINDOW
 from emulator.wire.window import PACKET_OVERHEAD_BYTES, ReceiveWindow, SendWindow
@@ -97,6 +98,13 @@ class ChannelSide:
     ) -> SendOutcome:
         """Windows: VmbPacketSendWithExternalMdl; ``span`` is MdlOffset and MdlLength."""
         return self._posted(self.endpoint.send_with_external_mdl(buffer, mdl, *span, flags, context))
+
+    def send_many(self, payloads: list[bytes], context: Waiter) -> BatchOutcome:
+        """Packets without completion, all or none, in one publication; ``context`` is told of each that has to wait."""
+        outcome = self.endpoint.send_many(payloads, [context] * len(payloads))
+        if outcome.doorbell:
+            self.peer.ring_doorbell()
+        return outcome
 
     def _posted(self, outcome: SendOutcome) -> SendOutcome:
         if outcome.doorbell:

@@ -195,7 +195,7 @@ PACKET_SEND_EXTERNAL_MDL = _row(31, "packet.send_external_mdl", _IN, (
 PACKET_SEND_RUN = _row(32, "packet.send_run", _IN, (
     _CHANNEL, Field("run", RUN, "in-band packets without completion, back to back, as they shall stand in the ring"),
 ), (Field("packets", U32, "how many were written"),),
-    "Many packets in one call. Answered when all are in the ring.")
+    "Many packets in one call, all or none. Answered when all are in the ring.")
 PACKET_COMPLETE = _row(33, "packet.complete", _IN, (
     _CHANNEL, Field("handle", U64, "the packet"), Field("payload", PAYLOAD, "the completion's bytes"),
 ), None, "Windows: VmbChannelPacketComplete. Exactly once for each packet received that asks for a completion or is "
