@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -60,6 +61,28 @@ async def test_two_hundred_unasked_descriptors_are_refused_and_closed(tmp_path: 
             os.close(end)
         await descriptors_come_back(daemon, before)
         await round_trip(daemon)
+
+
+async def test_without_free_descriptors_clients_wait_and_addresses_are_refused(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
+        machine = await attached.machine("vm1")
+        limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (daemon.descriptor_count() + 1, limits[1]))
+        async with raw_client(daemon.socket_path) as last:
+            await last.hello()
+            with pytest.raises(RequestFailed, match="Too many open files") as refused:
+                await machine.open_address(("127.0.0.1", 0))
+            assert refused.value.status is NtStatus.INSUFFICIENT_RESOURCES
+            async with raw_client(daemon.socket_path) as waiting:
+                await waiting.say(HELLO)
+                await attached.ping()
+                while "listener.no_descriptors" not in daemon.stderr:
+                    await attached.ping()
+                assert await last.call("ping") == []
+                last.close()
+                assert (await waiting.answer(1))[0] == 1
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
+        assert (await machine.open_address(("127.0.0.1", 0))).local[1] > 0
 
 
 async def test_pages_outside_guest_memory_are_refused(tmp_path: Path) -> None:
