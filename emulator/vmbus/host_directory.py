@@ -28,6 +28,7 @@ class Channel:
     state: ChannelState = ChannelState.RELEASED
     channel_id: int | None = None
     monitor_id: int | None = None
+    owns_monitor: bool = False  # the id is ours to free; a device that came back may have changed its wish since
     ticket: OpenTicket | None = None
     reopen_ticket: OpenTicket | None = None
     request: OpenRequest | None = None
@@ -58,9 +59,7 @@ class HostDirectory:
         self._by_key = {c.offer_key: c for c in channels if c.state is not ChannelState.REVOKED}
         self._by_id = {c.channel_id: c for c in channels if c.channel_id is not None}
         self._by_identity: dict[OfferIdentity, Channel] = {c.offer.identity: c for c in channels}
-        self._monitor_ids = {
-            c.monitor_id: c.slot for c in channels if c.monitor_id is not None and c.offer.uses_monitor
-        }
+        self._monitor_ids = {c.monitor_id for c in channels if c.monitor_id is not None and c.owns_monitor}
         self._doorbells = {
             c.request.connection_id: c for c in channels if c.request is not None and not c.state.is_released
         }
@@ -138,7 +137,8 @@ class HostDirectory:
         if channel.offer.uses_monitor:
             channel.monitor_id = lowest_free(self._monitor_ids, 0, MONITOR_IDS)
             if channel.monitor_id is not None:
-                self._monitor_ids[channel.monitor_id] = channel.slot
+                self._monitor_ids.add(channel.monitor_id)
+                channel.owns_monitor = True
 
     def free_ids(self, channel: Channel) -> None:
         """The guest let go of the channel."""
@@ -148,8 +148,9 @@ class HostDirectory:
         channel.channel_id = channel.monitor_id = None
 
     def _free_monitor(self, channel: Channel) -> None:
-        if channel.monitor_id is not None and self._monitor_ids.get(channel.monitor_id) == channel.slot:
-            del self._monitor_ids[channel.monitor_id]
+        if channel.monitor_id is not None and channel.owns_monitor:
+            self._monitor_ids.discard(channel.monitor_id)
+        channel.owns_monitor = False
 
     def connect_doorbell(self, channel: Channel, request: OpenRequest) -> None:
         """The guest may ring from now on. Raises BusError when another channel in use has this doorbell."""

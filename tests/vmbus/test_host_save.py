@@ -133,6 +133,23 @@ def test_a_restored_device_that_is_gone_is_revoked_and_a_new_one_offered() -> No
     assert [type(x) for x in heard(effects)] == [m.OfferChannel]
 
 
+def test_a_monitor_id_stays_taken_when_the_device_comes_back_without_the_wish_for_one() -> None:
+    peer = Peer()
+    key = peer.offer(1, uses_monitor=True)
+    peer.connect(pages=(0x1000, 0x2000))
+    peer.request_offers()
+    peer.bus.revoke_offer(key)
+    peer.offer(1, uses_monitor=False)
+    twin = Peer()
+    twin.bus = HostBus.restore(peer.bus.save())
+    for bus in (peer, twin):
+        _, effects = bus.offer_effects(2, uses_monitor=True)
+        assert [x.monitor_id for x in heard(effects) if isinstance(x, m.OfferChannel)] == [1]
+        bus.post(m.RelIdReleased(1))
+        _, effects = bus.offer_effects(3, uses_monitor=True)
+        assert [x.monitor_id for x in heard(effects) if isinstance(x, m.OfferChannel)] == [0]
+
+
 def channel(saved: Any, index: int = 0) -> Any:
     return saved["channels"]["channels"][index][1]
 
