@@ -59,7 +59,7 @@ class Connection:
         self._attached[name] = Attached(number, memory)
 
     async def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
-        """What the daemon holds: ``machines`` or ``channels``."""
+        """What the daemon holds: ``daemon``, ``machines`` or ``channels``."""
         entries: list[dict[str, Any]] = []
         more = True
         while more:

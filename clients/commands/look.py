@@ -111,7 +111,7 @@ def channels(machine: str | None, wants_json: bool) -> None:
 @click.command()
 @json_option
 def version(wants_json: bool) -> None:
-    """Show the versions of this program and of the daemon it reaches.
+    """Show the versions of this program and of the daemon it reaches, and which build of the ring that runs.
 
     \b
     Example:
@@ -127,10 +127,12 @@ def version(wants_json: bool) -> None:
         async with attached(path) as daemon:
             document["daemon"] = daemon.daemon_version
             document["protocol"] = daemon.protocol_version
+            (described,) = await daemon.inspect("daemon")
+            document["ring"] = described["ring"]
             document["socket"] = str(path)
 
     run(ask)
     if wants_json:
         as_json(document)
     else:
-        say(f"vmbusd   {document['daemon']} (protocol {document['protocol']}) at {path}")
+        say(f"vmbusd   {document['daemon']} (protocol {document['protocol']}, {document['ring']} ring) at {path}")

@@ -17,8 +17,15 @@ from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, EndpointLimits, Side
 from emulator.vmbus.gpadl import RingPages
 from emulator.vmbus.profile import KmclProfile
-from emulator.vmbus.ring import RingReceiver, RingSender
-from emulator.vmbus.ring_memory import RingMemory, initialise_as_guest, initialise_as_host
+from emulator.vmbus.ring import (
+    RING_NEEDS_FENCE,
+    RingMemory,
+    RingReceiver,
+    RingSender,
+    initialise_as_guest,
+    initialise_as_host,
+    no_fence,
+)
 from emulator.wire.codec import encode_notification
 from emulator.wire.schema import CHANNEL_OPENED
 
@@ -143,7 +150,8 @@ class Channel:
         )
         # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
         profile = KmclProfile(hold_unasked_packets=False)
-        receiver, sender = RingReceiver(incoming, full_fence), RingSender(outgoing, full_fence)
+        fence = full_fence if RING_NEEDS_FENCE else no_fence
+        receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
         return ChannelEndpoint(side, receiver, sender, self.machine.memory, profile, bounds, self.offer.pipe)
 
     def guest_results(self) -> tuple[Any, ...]:

@@ -72,14 +72,15 @@ class MachineRequests:
     def daemon_inspect(self, msgid: int, what: str, machine: str | None, after: int) -> tuple[Any, ...]:
         server = self._session.server
         machines = [server.find_machine(machine)] if machine is not None else list(server.machines.values())
-        if what == "machines":
+        if what == "daemon":
+            entries = [server.describe()]
+        elif what == "machines":
             entries = [each.describe() for each in machines]
         elif what == "channels":
             entries = [entry for each in machines for entry in each.describe_channels()]
         else:
-            raise Refused(
-                NtStatus.INVALID_PARAMETER, f"there is nothing called {what!r} to inspect; try machines or channels"
-            )
+            text = f"there is nothing called {what!r} to inspect; try daemon, machines or channels"
+            raise Refused(NtStatus.INVALID_PARAMETER, text)
         page = entries[after : after + ENTRIES_PER_PAGE]
         return json.dumps(page), after + len(page) < len(entries)
 

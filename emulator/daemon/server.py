@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -17,6 +19,7 @@ from emulator.daemon.machines import Machine
 from emulator.daemon.segments import Segments
 from emulator.daemon.session import Session
 from emulator.status import NtStatus, Refused
+from emulator.vmbus.ring import RING_BUILD, RING_BUILD_PROBLEM
 
 # Turns taken on the spot after a read; whatever is still due then is the pump task's, between other sessions' reads.
 PROMPT_ROUNDS = 4
@@ -53,6 +56,16 @@ class Server:
             known = ", ".join(sorted(self.machines)) or "none; add [machines.NAME] to the configuration"
             raise Refused(NtStatus.OBJECT_NAME_NOT_FOUND, f"there is no machine {name!r}; there are: {known}")
         return machine
+
+    def describe(self) -> dict[str, Any]:
+        """What ``vmbusctl version`` shows of the daemon."""
+        return {
+            "version": self.version,
+            "ring": RING_BUILD,
+            "ring_note": RING_BUILD_PROBLEM,
+            "process": os.getpid(),
+            "sessions": len(self._sessions),
+        }
 
     # ---- the pump
 
@@ -135,6 +148,6 @@ async def serve(config: Config, socket_path: Path, ready: Callable[[], None]) ->
     listener = UnixListener(socket_path)
     with listener:
         server = Server(config)
-        logger().info("daemon.listening", socket=str(socket_path), machines=len(server.machines))
+        logger().info("daemon.listening", socket=str(socket_path), machines=len(server.machines), ring=RING_BUILD)
         await server.run(listener, ready)
     logger().info("daemon.stopped")

@@ -114,7 +114,7 @@ CANCEL = _row(3, "cancel", _BOTH, (Field("msgid", U32, "the request to give up")
 GOODBYE = _row(4, "goodbye", _OUT, (_STATUS, Field("reason", SENTENCE, "what ended the session")), None,
     "The daemon is about to close this connection, and why.")
 DAEMON_INSPECT = _row(5, "daemon.inspect", _IN, (
-    Field("what", NAME, "`machines` or `channels`"),
+    Field("what", NAME, "`daemon`, `machines` or `channels`"),
     Field("machine", Maybe(NAME), "only this machine's"),
     Field("after", U32, "how many entries to skip, for paging"),
 ), (

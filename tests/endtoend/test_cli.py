@@ -81,7 +81,7 @@ async def test_machines_channels_and_version_of_a_fresh_daemon(tmp_path: Path) -
         assert versions["protocol"] == 1
         assert (await ctl(daemon, "version")).stdout.splitlines() == [
             f"vmbusctl {versions['client']}",
-            f"vmbusd   {versions['daemon']} (protocol 1) at {daemon.socket_path}",
+            f"vmbusd   {versions['daemon']} (protocol 1, {versions['ring']} ring) at {daemon.socket_path}",
         ]
 
 
