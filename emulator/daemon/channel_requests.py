@@ -322,9 +322,10 @@ class ChannelRequests:
         for image in split_packets_untrusted(run):
             costs.append(side.charge(len(image) - DESCRIPTOR_BYTES))
             images.append(image)
+        # A packet the client made wrong is its own doing, and no damage to the ring.
+        packets = [parse_packet_untrusted(image) for image in images]
         pending = PendingRun(side, msgid, len(images))
         with side.refunding(costs):
-            packets = [parse_packet_untrusted(image) for image in images]
             self._require_plain(side, packets)
             outcome = side.send_many([packet.payload for packet in packets], pending)
         for offset, cost in enumerate(costs):

@@ -266,6 +266,27 @@ async def test_a_run_on_a_pipe_is_refused_and_costs_nothing(tmp_path: Path) -> N
             assert (await guest.notice("channel.window"))[1] == 2
 
 
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        (b"\x06\0\x02\0\xff\0\0\0" + bytes(8), "a packet in a run claims 2040 bytes where 16 are left"),
+        (bytes(10), "a run of packets ends inside a descriptor, 10 bytes before its end"),
+        (b"\x63\0\x02\0\x02\0\0\0" + bytes(8), "packet type 99 is not one of"),
+    ],
+    ids=["length", "half a descriptor", "type"],
+)
+async def test_a_run_of_no_packets_is_its_senders_mistake_and_no_damage_to_the_ring(
+    tmp_path: Path, run: bytes, sentence: str
+) -> None:
+    async with served(tmp_path) as (_, path), raw_client(path) as guest, raw_client(path) as host:
+        channel, host_channel = await opened(guest, host)
+        await guest.start("packet.send_run", channel, run)
+        status, said = await guest.goodbye()
+        assert status is NtStatus.INVALID_PARAMETER
+        assert sentence in said
+        assert (await host.notice("channel.closed"))[:2] == [host_channel, NtStatus.CANCELLED]
+
+
 # ---- completing
 
 

@@ -159,8 +159,9 @@ async def test_a_busy_daemon_stops_cleanly_and_tells_everybody(tmp_path: Path) -
         with trio.fail_after(PATIENCE_SECONDS):
             assert await daemon.process.wait() == 0
         assert not daemon.socket_path.exists()
+        # A host whose connection ends first takes its guest's packets with it, so that one may hear of it by them.
         for child in (host, guest):
-            with pytest.raises(ProcessFailed, match=reason):
+            with pytest.raises(ProcessFailed, match=r"ended(| the session): the daemon is stopping"):
                 await child.wait_for_line("never said")
 
 
