@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from emulator.daemon.channel_side import ChannelSide
+from emulator.daemon.channel_side import ChannelSide, DirectEnd
 from emulator.daemon.channels import Channel, Offer, refuse_if_open
 from emulator.daemon.machine_requests import stale_or_unknown
 from emulator.status import NtStatus, PeerViolation, Refused
@@ -100,11 +100,9 @@ class PendingOpen:
         self.machine.waiting.remove(self)
         self.session.settle(self.msgid, self)
         try:
-            result = self._requests.open(offer, self.wanted)
+            self._requests.open(offer, self.wanted, self.msgid)
         except Refused as refusal:
             self.session.put(encode_error(self.msgid, refusal.status, refusal.text))
-        else:
-            self.session.put(encode_response(self.msgid, *result))
 
     def cancel(self) -> None:
         self.give_up(NtStatus.CANCELLED, "the open was cancelled before an offer came")
@@ -117,10 +115,10 @@ class PendingOpen:
 
 
 class OpenRequest:
-    """Which offer a guest wants, and with what rings and grant."""
+    """Which offer a guest wants, and with what rings and grant; no grant for a guest that works the rings itself."""
 
     def __init__(
-        self, interface: bytes, instance: bytes | None, pages: tuple[int, int], grant: tuple[int, int]
+        self, interface: bytes, instance: bytes | None, pages: tuple[int, int], grant: tuple[int, int] | None
     ) -> None:
         self.interface = UUID(bytes_le=interface)
         self.instance = UUID(bytes_le=instance) if instance is not None else None
@@ -142,10 +140,10 @@ class ChannelRequests:
         self.session = session
         self._offers: dict[int, Offer] = {}
         self._offers_given = 0
-        self._channels: dict[int, ChannelSide] = {}
+        self._channels: dict[int, ChannelSide | DirectEnd] = {}
         self._channels_given = 0
 
-    def find(self, number: int) -> ChannelSide | None:
+    def _find(self, number: int) -> ChannelSide | DirectEnd | None:
         """The channel end of that number, or None when it has just gone."""
         side = self._channels.get(number)
         if side is None:
@@ -154,19 +152,28 @@ class ChannelRequests:
             self.session.acting_on = side.channel.machine
         return side
 
+    def _find_hosted(self, number: int) -> ChannelSide | None:
+        """The same, for what only a hosted end takes."""
+        side = self._find(number)
+        if isinstance(side, DirectEnd):
+            raise PeerViolation(
+                f"channel {number} is direct: its packets go through its rings, not through this socket"
+            )
+        return side
+
     def _find_for_request(self, number: int) -> ChannelSide:
-        side = self.find(number)
+        side = self._find_hosted(number)
         if side is None:
             raise Refused(NtStatus.CANCELLED, f"channel {number} has been closed")
         return side
 
-    def add(self, side: ChannelSide) -> int:
+    def add(self, side: ChannelSide | DirectEnd) -> int:
         """Number a channel end."""
         self._channels_given += 1
         self._channels[self._channels_given] = side
         return self._channels_given
 
-    def drop(self, side: ChannelSide) -> None:
+    def drop(self, side: ChannelSide | DirectEnd) -> None:
         """A channel end is gone."""
         self._channels.pop(side.number, None)
 
@@ -193,11 +200,27 @@ class ChannelRequests:
         packets: int,
         byte_count: int,
     ) -> None:
+        self._offer(msgid, machine, interface, instance, pipe, (packets, byte_count))
+
+    def channel_offer_direct(
+        self, msgid: int, machine: int, interface: bytes, instance: bytes | None, pipe: bool
+    ) -> None:
+        self._offer(msgid, machine, interface, instance, pipe, None)
+
+    def _offer(
+        self,
+        msgid: int,
+        machine: int,
+        interface: bytes,
+        instance: bytes | None,
+        pipe: bool,
+        grant: tuple[int, int] | None,
+    ) -> None:
         found = self.session.machine_requests.find(machine)
         if len(self._offers) >= self.session.limits.channels_per_session:
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"this session already has {len(self._offers)} offers")
         identity = UUID(bytes_le=instance) if instance is not None else found.new_instance_id()
-        offer = Offer(found, self.session, UUID(bytes_le=interface), identity, pipe, (packets, byte_count))
+        offer = Offer(found, self.session, UUID(bytes_le=interface), identity, pipe, grant)
         self._offers_given += 1
         offer.number = self._offers_given
         found.add_offer(offer)
@@ -228,48 +251,67 @@ class ChannelRequests:
         receive_pages: int,
         packets: int,
         byte_count: int,
-    ) -> tuple[Any, ...] | None:
-        found = self.session.machine_requests.find(machine)
+    ) -> None:
+        pages = self._ring_pages(send_pages, receive_pages)
+        self._open_or_wait(msgid, machine, wait, OpenRequest(interface, instance, pages, (packets, byte_count)))
+
+    def channel_open_direct(
+        self,
+        msgid: int,
+        machine: int,
+        interface: bytes,
+        instance: bytes | None,
+        wait: bool,
+        send_pages: int,
+        receive_pages: int,
+    ) -> None:
+        pages = self._ring_pages(send_pages, receive_pages)
+        self._open_or_wait(msgid, machine, wait, OpenRequest(interface, instance, pages, None))
+
+    def _ring_pages(self, send_pages: int, receive_pages: int) -> tuple[int, int]:
         limits = self.session.limits
         pages = send_pages or limits.default_ring_pages, receive_pages or limits.default_ring_pages
         if max(pages) > limits.largest_ring_pages:
-            raise Refused(
-                NtStatus.INVALID_PARAMETER,
-                f"a ring has at most {limits.largest_ring_pages} data pages, not {max(pages)}",
-            )
+            text = f"a ring has at most {limits.largest_ring_pages} data pages, not {max(pages)}"
+            raise Refused(NtStatus.INVALID_PARAMETER, text)
+        return pages
+
+    def _open_or_wait(self, msgid: int, machine: int, wait: bool, wanted: OpenRequest) -> None:
+        found = self.session.machine_requests.find(machine)
         found.bus.connect()
-        wanted = OpenRequest(interface, instance, pages, (packets, byte_count))
         matching = [offer for offer in found.offers if wanted.matches(offer)]
         free = next((offer for offer in matching if offer.channel is None), None)
         if free is not None:
-            return self.open(free, wanted)
+            self.open(free, wanted, msgid)
+            return
         if matching:
             refuse_if_open(matching[0])
         if not wait:
-            raise Refused(
-                NtStatus.NO_SUCH_DEVICE, f"nobody offers {wanted} on machine {found.name}; start its host first"
-            )
-        if len(found.waiting) >= limits.waiting_opens_per_machine:
-            raise Refused(
-                NtStatus.INSUFFICIENT_RESOURCES, f"{len(found.waiting)} guests already wait for offers on {found.name}"
-            )
+            text = f"nobody offers {wanted} on machine {found.name}; start its host first"
+            raise Refused(NtStatus.NO_SUCH_DEVICE, text)
+        if len(found.waiting) >= self.session.limits.waiting_opens_per_machine:
+            text = f"{len(found.waiting)} guests already wait for offers on {found.name}"
+            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
         waiter = PendingOpen(self, found, msgid, wanted)
         self.session.pending[msgid] = waiter
         found.waiting.append(waiter)
-        return None
 
-    def open(self, offer: Offer, wanted: OpenRequest) -> tuple[Any, ...]:
-        """Open an offer for this session's client; the results of ``channel.open``."""
+    def open(self, offer: Offer, wanted: OpenRequest, msgid: int) -> None:
+        """Open an offer for this session's client, and answer its request. Raises Refused, which answers it too."""
         if len(self._channels) >= self.session.limits.channels_per_session:
-            raise Refused(
-                NtStatus.INSUFFICIENT_RESOURCES, f"this session already has {len(self._channels)} channels open"
-            )
+            text = f"this session already has {len(self._channels)} channels open"
+            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
         channel = Channel(offer, self.session, wanted.pages, wanted.grant)
         offer.machine.bus.open(channel)
-        return channel.guest_results()
+        response = encode_response(msgid, *channel.guest_results())
+        if wanted.grant is not None:
+            self.session.put(response)
+            return
+        with channel.take_client_bell(Side.GUEST) as bell:
+            self.session.put_with_descriptor(response, bell.fileno())
 
     def channel_close(self, msgid: int, channel: int) -> tuple[Any, ...]:
-        side = self.find(channel)
+        side = self._find(channel)
         if side is None:
             return ()
         reason = f"the {side.role.value} closed the channel"
@@ -280,7 +322,7 @@ class ChannelRequests:
         return ()
 
     def channel_window(self, channel: int, packets: int, byte_count: int) -> None:
-        side = self.find(channel)
+        side = self._find_hosted(channel)
         if side is not None:
             side.granted(packets, byte_count)
 
@@ -346,11 +388,11 @@ class ChannelRequests:
                 raise Refused(NtStatus.INVALID_PARAMETER, text)
 
     def packet_complete(self, channel: int, handle: int, payload: bytes) -> None:
-        side = self.find(channel)
+        side = self._find_hosted(channel)
         if side is not None:
             side.complete(handle, payload)
 
     def packet_fail(self, channel: int, handle: int) -> None:
-        side = self.find(channel)
+        side = self._find_hosted(channel)
         if side is not None:
             side.fail(handle)

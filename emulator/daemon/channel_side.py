@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
+from emulator.daemon.doorbells import DaemonDoorbell
 from emulator.memory import Mdl
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, Completed, ReceivedPacket, SendOutcome, Side
@@ -40,8 +41,61 @@ class Waiter(Protocol):
         """The packet is complete."""
 
 
+class End(Protocol):
+    """One end of an open channel, whoever works its rings."""
+
+    role: Side
+    session: Session
+    number: int
+    delivered_packets: int
+
+    def ring_doorbell(self) -> None:
+        """Look at the ring soon."""
+
+    def drained(self, packets: int) -> None:
+        """So many of this end's packets have left the ring."""
+
+    def close(self, status: NtStatus, reason: str, *, quietly: bool) -> None:
+        """The channel is over."""
+
+    @property
+    def outstanding(self) -> int | None:
+        """Packets sent and not completed, where the daemon can know."""
+
+
+class DirectEnd:
+    """An end whose client works the rings itself: the daemon passes doorbells on, if the other end is hosted."""
+
+    delivered_packets = 0
+    outstanding = None
+
+    def __init__(self, channel: Channel, role: Side, session: Session) -> None:
+        self.channel = channel
+        self.machine = channel.machine
+        self.role = role
+        self.session = session
+        self.number = 0
+        self.doorbell: DaemonDoorbell | None = None
+
+    def ring_doorbell(self) -> None:
+        """Ring the client's doorbell, if the daemon has its other end."""
+        if self.doorbell is not None:
+            self.doorbell.ring()
+
+    def drained(self, packets: int) -> None:
+        """Its own ring code knows."""
+
+    def close(self, status: NtStatus, reason: str, *, quietly: bool) -> None:
+        """Tell the client, unless it asked for it; its doorbell is silent from now on."""
+        if self.doorbell is not None:
+            self.doorbell.close()
+        self.session.channel_requests.drop(self)
+        if not quietly:
+            self.session.put(encode_notification(CHANNEL_CLOSED, self.number, int(status), reason))
+
+
 class ChannelSide:
-    """One end of an open channel: the endpoint, the session that acts through it, and the windows between the two."""
+    """One hosted end of an open channel: its endpoint, the session that acts through it, the windows between."""
 
     def __init__(
         self, channel: Channel, role: Side, session: Session, endpoint: ChannelEndpoint, grants: tuple[Grant, Grant]
@@ -57,6 +111,7 @@ class ChannelSide:
         self.outbound = SendWindow(*granted_by_client)
         self._costs: deque[tuple[int, int]] = deque()  # (transaction id, cost) of packets not yet drained, in order
         self.delivered_packets = 0
+        self._peer_is_direct = channel.is_direct(Side.HOST if role is Side.GUEST else Side.GUEST)
 
     @property
     def is_open(self) -> bool:
@@ -64,7 +119,12 @@ class ChannelSide:
         return self.channel.is_open
 
     @property
-    def peer(self) -> ChannelSide:
+    def outstanding(self) -> int | None:
+        """Packets sent and not completed."""
+        return self.endpoint.outstanding
+
+    @property
+    def peer(self) -> End:
         """The other end."""
         other = self.channel.host if self.role is Side.GUEST else self.channel.guest
         assert other is not None, "a channel is told to its clients when both ends stand"
@@ -114,6 +174,14 @@ class ChannelSide:
     def sent(self, transaction_id: int, cost: int) -> None:
         """A packet of this cost is on its way."""
         self._costs.append((transaction_id, cost))
+        if self._peer_is_direct:
+            self._return_written()
+
+    def _return_written(self) -> None:
+        """A direct peer tells nobody what it took. So what is in its ring counts as gone: the ring is its queue."""
+        written = len(self._costs) - self.endpoint.queued_data_packets
+        if written > 0:
+            self.drained(written)
 
     def complete(self, handle: int, payload: bytes) -> None:
         """Windows: VmbChannelPacketComplete."""
@@ -179,6 +247,8 @@ class ChannelSide:
             self._deliver(progress.packets)
         if progress.drained_packets:
             self.peer.drained(progress.drained_packets)
+        if self._peer_is_direct:
+            self._return_written()
         if progress.doorbell:
             self.peer.ring_doorbell()
         if progress.more:

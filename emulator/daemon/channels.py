@@ -6,11 +6,13 @@ buses, and says here what came of it.
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from emulator.daemon.channel_side import ChannelSide, Grant
+from emulator.daemon.channel_side import ChannelSide, DirectEnd, Grant
+from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
 from emulator.daemon.log import logger
 from emulator.memory import PAGE_SIZE, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused
@@ -27,7 +29,8 @@ from emulator.vmbus.ring import (
     no_fence,
 )
 from emulator.wire.codec import encode_notification
-from emulator.wire.schema import CHANNEL_OPENED
+from emulator.wire.runs import pack_pfns
+from emulator.wire.schema import CHANNEL_OPENED, CHANNEL_OPENED_DIRECT
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
@@ -46,14 +49,14 @@ class Offer:
     """A channel that a host's session offers on a machine; open to one guest at a time."""
 
     def __init__(
-        self, machine: Machine, session: Session, interface: UUID, instance: UUID, pipe: bool, grant: Grant
+        self, machine: Machine, session: Session, interface: UUID, instance: UUID, pipe: bool, grant: Grant | None
     ) -> None:
         self.machine = machine
         self.session = session
         self.interface = interface
         self.instance = instance
         self.pipe = pipe
-        self.grant = grant
+        self.grant = grant  # None for a host that works its rings itself
         self.number = 0  # in the host's session
         self.key = 0  # on the host bus
         self.channel_id: int | None = None  # on the guest bus, once it has been offered there
@@ -71,6 +74,7 @@ class Offer:
             "state": "open" if self.channel is not None else "offered",
             "pipe": self.pipe,
             "host": str(self.session),
+            "host_mode": "hosted" if self.grant is not None else "direct",
         }
         if self.channel is not None:
             entry |= self.channel.describe()
@@ -80,17 +84,18 @@ class Offer:
 class Channel:
     """One opening of an offer: ring pages in guest memory, and an end for the guest and one for the host."""
 
-    def __init__(self, offer: Offer, session: Session, pages: tuple[int, int], grant: Grant) -> None:
+    def __init__(self, offer: Offer, session: Session, pages: tuple[int, int], grant: Grant | None) -> None:
         machine = offer.machine
         self.offer = offer
         self.machine = machine
         self.number = machine.next_channel_number()
         self.downstream_page = pages[0] + 1
         self.ring_pfns = machine.pages.allocate(self, sum(pages) + 2)
-        self.guest: ChannelSide | None = None
-        self.host: ChannelSide | None = None
+        self.guest: ChannelSide | DirectEnd | None = None
+        self.host: ChannelSide | DirectEnd | None = None
         self.is_open = False
         self.why_closed = ""
+        self._client_bells: dict[Side, socket.socket] = {}  # made, and not yet passed to their clients
         self._session = session
         self._grant = grant
         self._pages = pages
@@ -106,30 +111,77 @@ class Channel:
         """What a guest does to its ring pages before it opens a channel (rule 3.1)."""
         initialise_as_guest(*self._ring_memories(self._own_pages()))
 
+    def is_direct(self, side: Side) -> bool:
+        """Whether the client of that side works the rings itself."""
+        return (self._grant if side is Side.GUEST else self.offer.grant) is None
+
     def open_host_end(self, ring: RingPages) -> None:
         """The host was told to open its end. Raises RingCorruption or AddressOutsideMemory for rings it cannot use."""
         to_host, to_guest = self._ring_memories(ring)
+        if self.offer.grant is None:
+            self.host = DirectEnd(self, Side.HOST, self.offer.session)
+            return
         initialise_as_host(incoming=to_host, outgoing=to_guest)
-        sends = self.machine.limits.window_packets, to_guest.data_bytes
-        endpoint = self._endpoint(Side.HOST, to_host, to_guest)
-        self.host = ChannelSide(self, Side.HOST, self.offer.session, endpoint, (sends, self.offer.grant))
+        self.host = self._hosted_end(Side.HOST, self.offer.session, (to_host, to_guest), self.offer.grant)
 
     def open_guest_end(self) -> None:
         """The host said yes: the guest's end stands, and both clients get their numbers. Raises RingCorruption."""
         to_host, to_guest = self._ring_memories(self._own_pages())
-        sends = self.machine.limits.window_packets, to_host.data_bytes
-        endpoint = self._endpoint(Side.GUEST, to_guest, to_host)
-        self.guest = ChannelSide(self, Side.GUEST, self._session, endpoint, (sends, self._grant))
+        if self._grant is None:
+            self.guest = DirectEnd(self, Side.GUEST, self._session)
+        else:
+            self.guest = self._hosted_end(Side.GUEST, self._session, (to_guest, to_host), self._grant)
         self.is_open = True
         self.machine.channels[self.number] = self
         for side in self._sides():
             side.number = side.session.channel_requests.add(side)
+        self._connect_doorbells()
+        self._tell_host(to_guest.data_bytes)
+        for side in self._sides():
             # Its first look at the ring comes after its client has been told of the channel.
             side.ring_doorbell()
+
+    def _hosted_end(
+        self, side: Side, session: Session, rings: tuple[RingMemory, RingMemory], grant: Grant
+    ) -> ChannelSide:
+        incoming, outgoing = rings
+        sends = self.machine.limits.window_packets, outgoing.data_bytes
+        return ChannelSide(self, side, session, self._endpoint(side, incoming, outgoing), (sends, grant))
+
+    def _connect_doorbells(self) -> None:
+        """A pair of ends for a channel with a direct side: both for clients, or one for the daemon."""
+        direct = [side for side in self._sides() if isinstance(side, DirectEnd)]
+        if not direct:
+            return
+        first, second = doorbell_pair()
+        self._client_bells[direct[0].role] = first
+        if len(direct) == 2:
+            self._client_bells[direct[1].role] = second
+            return
+        direct[0].doorbell = bell = DaemonDoorbell(second)
+        (hosted,) = [side for side in self._sides() if side is not direct[0]]
+        self.machine.start_soon(bell.listen, hosted)
+
+    def take_client_bell(self, side: Side) -> socket.socket:
+        """The doorbell's end for a direct client; whoever takes it closes it once it has been passed."""
+        return self._client_bells.pop(side)
+
+    def _tell_host(self, data_bytes: int) -> None:
         host = self.host
         assert host is not None, "the host's end stands before the guest hears of it"
-        grant = self.machine.limits.window_packets, to_guest.data_bytes
+        if isinstance(host, DirectEnd):
+            with self.take_client_bell(Side.HOST) as bell:
+                args = self.offer.number, host.number, *self.direct_results()
+                host.session.put_with_descriptor(encode_notification(CHANNEL_OPENED_DIRECT, *args), bell.fileno())
+            return
+        grant = self.machine.limits.window_packets, data_bytes
         host.session.put(encode_notification(CHANNEL_OPENED, self.offer.number, host.number, *grant))
+
+    def direct_results(self) -> tuple[Any, ...]:
+        """What a direct client is told of the rings, and of what may go into them."""
+        settings = self.machine.channel_settings
+        limits = settings.packet_bytes, settings.external_bytes, settings.external_mdls
+        return pack_pfns(self.ring_pfns), self.downstream_page, *limits, 1
 
     def _own_pages(self) -> RingPages:
         return RingPages(self.ring_pfns[: self.downstream_page], self.ring_pfns[self.downstream_page :])
@@ -155,18 +207,20 @@ class Channel:
         return ChannelEndpoint(side, receiver, sender, self.machine.memory, profile, bounds, self.offer.pipe)
 
     def guest_results(self) -> tuple[Any, ...]:
-        """The results of ``channel.open``."""
+        """The results of ``channel.open`` or ``channel.open_direct``."""
         assert self.guest is not None, "asked for once the channel is open"
+        what = self.guest.number, self.offer.instance.bytes_le, self.offer.pipe
+        if isinstance(self.guest, DirectEnd):
+            return *what, *self.direct_results()
         to_host, _ = self._ring_memories(self._own_pages())
-        grant = self.machine.limits.window_packets, to_host.data_bytes
-        return self.guest.number, self.offer.instance.bytes_le, self.offer.pipe, *grant
+        return *what, self.machine.limits.window_packets, to_host.data_bytes
 
     # ---- closing
 
-    def _sides(self) -> list[ChannelSide]:
+    def _sides(self) -> list[ChannelSide | DirectEnd]:
         return [side for side in (self.guest, self.host) if side is not None]
 
-    def end(self, status: NtStatus, reason: str, *, by: ChannelSide | None = None) -> None:
+    def end(self, status: NtStatus, reason: str, *, by: ChannelSide | DirectEnd | None = None) -> None:
         """Both ends close: outstanding packets complete once with ``status``. ``by`` needs no notice of it."""
         if not self.is_open:
             return
@@ -175,12 +229,15 @@ class Channel:
         del self.machine.channels[self.number]
         for side in self._sides():
             side.close(status, self.why_closed, quietly=side is by)
+        for bell in self._client_bells.values():
+            bell.close()
+        self._client_bells.clear()
 
     def give_back_pages(self) -> None:
         """Nobody uses the rings any more."""
         self.machine.discard(self.machine.pages.release(self))
 
-    def close(self, status: NtStatus, reason: str, *, by: ChannelSide | None = None) -> None:
+    def close(self, status: NtStatus, reason: str, *, by: ChannelSide | DirectEnd | None = None) -> None:
         """Close it as its guest does: both ends, then the conversation that gives ring and channel back."""
         if self.is_open:
             self.end(status, reason, by=by)
@@ -200,9 +257,11 @@ class Channel:
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl channels`` shows of an opening."""
         entry: dict[str, Any] = {"channel": self.number, "guest": str(self._session), "ring_pages": len(self.ring_pfns)}
+        entry["guest_mode"] = "direct" if self.is_direct(Side.GUEST) else "hosted"
         for side in self._sides():
-            entry[f"{side.role.value}_outstanding"] = side.endpoint.outstanding
-            entry[f"packets_to_{side.role.value}"] = side.delivered_packets
+            if isinstance(side, ChannelSide):
+                entry[f"{side.role.value}_outstanding"] = side.outstanding
+                entry[f"packets_to_{side.role.value}"] = side.delivered_packets
         return entry
 
     @property

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+
+import trio
 
 from emulator.config import Config, MachineConfig
 from emulator.daemon.bus import MachineBus
-from emulator.daemon.channel_side import ChannelSide
+from emulator.daemon.channel_side import ChannelSide, DirectEnd
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.datagrams import Datagrams
 from emulator.daemon.log import logger
@@ -38,11 +41,30 @@ class Machine:
         self.datagrams.fault = self.fail
         self.bus = MachineBus(self, settings.version)
         self.failure: str | None = None
+        self._nursery: trio.Nursery | None = None
+        self._pump: Callable[[], None] = lambda: None
         self._channels_opened = 0
         self._log = logger().bind(machine=name)
 
     def __str__(self) -> str:
         return f"machine {self.name}"
+
+    # ---- tasks
+
+    async def run(
+        self, pump: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Everything of this machine that waits. ``pump`` sends on what it brought."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._pump = pump
+            await nursery.start(self.datagrams.run, pump)
+            task_status.started()
+
+    def start_soon(self, listen: Callable[[Any, Callable[[], None]], Awaitable[None]], hosted: object) -> None:
+        """A task of one channel's, which ends with the channel."""
+        if self._nursery is not None:
+            self._nursery.start_soon(listen, hosted, self._pump)
 
     # ---- memory
 
@@ -86,13 +108,13 @@ class Machine:
             self.offers.remove(offer)
             self._revoke(offer, reason, offer.channel.host if offer.channel is not None else None)
 
-    def offer_again(self, offer: Offer, reason: str, by: ChannelSide) -> None:
+    def offer_again(self, offer: Offer, reason: str, by: ChannelSide | DirectEnd) -> None:
         """The host closes an opening: on this bus that is to rescind the offer and to make it anew."""
         self._revoke(offer, reason, by)
         self.bus.offer(offer)
         self.offer_available(offer)
 
-    def _revoke(self, offer: Offer, reason: str, by: ChannelSide | None) -> None:
+    def _revoke(self, offer: Offer, reason: str, by: ChannelSide | DirectEnd | None) -> None:
         if offer.channel is not None:
             offer.channel.end(NtStatus.DEVICE_REMOVED, reason, by=by)
         self.bus.revoke(offer)

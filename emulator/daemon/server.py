@@ -123,7 +123,7 @@ class Server:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 for machine in self.machines.values():
-                    await nursery.start(machine.datagrams.run, self.pump)
+                    await nursery.start(machine.run, self.pump)
                 nursery.start_soon(self._pump_rest)
                 nursery.start_soon(listener.run, self._serve_client)
                 ready()

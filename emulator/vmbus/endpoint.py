@@ -87,6 +87,11 @@ class ChannelEndpoint:
         return self._own.queued
 
     @property
+    def queued_data_packets(self) -> int:
+        """Data packets in line for the outgoing ring: what was sent and is not in it yet."""
+        return self._own.queued_data
+
+    @property
     def outstanding(self) -> int:
         """Packets of ours that are in the ring or beyond it, and not completed."""
         return len(self._own)

@@ -46,6 +46,11 @@ class Outgoing:
         """Packets in line for the ring, completions included."""
         return len(self._queue)
 
+    @property
+    def queued_data(self) -> int:
+        """Data packets in line for the ring."""
+        return self._queue.data_packets
+
     def _check_outstanding(self, count: int) -> None:
         most = self._limits.max_outstanding
         if len(self._sent) + len(self._cancelled) + len(self._queue) + count > most:

@@ -58,6 +58,11 @@ class SendQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def data_packets(self) -> int:
+        """How many of those that wait are data, not completions."""
+        return sum(1 for key in self._waiting if key > 0)
+
     def put(self, packet: QueuedPacket) -> tuple[bool, bool]:
         """Write it, or let it wait; (written, ring the peer's doorbell).
 

@@ -21,7 +21,7 @@ class FrameLimits:
 
     # The largest legal request carries a ring packet (524,280 bytes) and its page list (524,288 bytes).
     frame_bytes: int = 1_200_000
-    # The widest row of the schema has 8 values; the envelope adds 5. The rest is room to grow.
+    # The widest row of the schema has 9 values; the envelope adds 5. The rest is room to grow.
     elements: int = 64
     # Envelope 1, params 2; error and result arrays 2. The rest is room to grow.
     depth: int = 4

@@ -84,6 +84,14 @@ _GRANT = (
     Field("window_packets", U32, "packets the receiver of this may send at once"),
     Field("window_bytes", U64, "bytes the receiver of this may send at once"),
 )
+_RINGS = (
+    Field("ring", PFNS, "pages of both rings: the guest-to-host ring first, each with its control page first"),
+    Field("downstream", U32, "where among them the host-to-guest ring begins"),
+    Field("packet_bytes", U32, "largest packet buffer either side may send"),
+    Field("external_bytes", U64, "most external data of one packet"),
+    Field("external_mdls", U32, "most ranges of one packet"),
+    Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
+)
 _STATUS = Field("status", U32, "NTSTATUS")
 _FLAGS = Field("flags", U32, "VMBUS_CHANNEL_FORMAT_FLAG_* bits")
 _BUFFER = Field("buffer", PAYLOAD, "the bytes that travel in the ring")
@@ -202,6 +210,32 @@ PACKET_COMPLETE = _row(33, "packet.complete", _IN, (
     "GPA-direct; any other is finished when it is delivered.")
 PACKET_FAIL = _row(34, "packet.fail", _IN, (_CHANNEL, Field("handle", U64, "the packet")), None,
     "Windows: VmbChannelPacketFail. No completion is sent, and the channel delivers nothing more.")
+
+CHANNEL_OFFER_DIRECT = _row(35, "channel.offer_direct", _IN, (
+    _MACHINE,
+    Field("interface", GUID, "interface (class) id, little-endian GUID bytes"),
+    Field("instance", Maybe(GUID), "instance id; the daemon makes one for nil"),
+    Field("pipe", BOOL, "named-pipe mode"),
+), (
+    Field("offer", U32, "its number in this session"),
+    Field("instance", GUID, "its instance id"),
+), "Like `channel.offer`, for a host that works the rings itself.")
+CHANNEL_OPEN_DIRECT = _row(36, "channel.open_direct", _IN, (
+    _MACHINE,
+    Field("interface", GUID, "interface id to look for"),
+    Field("instance", Maybe(GUID), "one instance, or any for nil"),
+    Field("wait", BOOL, "wait for the offer; otherwise its absence is a refusal"),
+    Field("send_pages", U32, "data pages of the guest-to-host ring; 0 for the default"),
+    Field("receive_pages", U32, "data pages of the host-to-guest ring; 0 for the default"),
+), (
+    Field("channel", U32, "its number in this session"),
+    Field("instance", GUID, "the instance that was opened"),
+    Field("pipe", BOOL, "named-pipe mode"),
+    *_RINGS,
+), "Like `channel.open`, for a guest that works the rings itself; they are laid out already.")
+CHANNEL_OPENED_DIRECT = _row(37, "channel.opened_direct", _OUT, (
+    Field("offer", U32, "the offer that was opened"), _CHANNEL, *_RINGS,
+), None, "Like `channel.opened`, to a host that works the rings itself.")
 
 ADDRESS_OPEN = _row(40, "address.open", _IN, (
     _MACHINE,

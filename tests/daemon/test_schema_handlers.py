@@ -40,7 +40,7 @@ def test_no_handler_of_requests_is_without_a_method(owner: type) -> None:
     handlers = {
         name
         for name, function in inspect.getmembers(owner, inspect.isfunction)
-        if list(inspect.signature(function).parameters)[1:2] == ["msgid"]
+        if not name.startswith("_") and list(inspect.signature(function).parameters)[1:2] == ["msgid"]
     }
     assert handlers
     assert handlers <= names

@@ -108,7 +108,7 @@ def test_the_frame_limit_has_room_for_the_largest_ring_packet_and_its_page_list(
 
 def test_the_limit_of_elements_has_room_for_the_widest_row() -> None:
     widest = max(max(len(row.params), len(row.result)) for row in METHODS)
-    assert widest == 8
+    assert widest == 9
     assert FrameLimits().elements >= widest + 5
     assert FrameLimits().depth >= 2
 
