@@ -18,7 +18,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.list cimport PyList_Append
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_INCREF, Py_REFCNT, Py_XDECREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -50,6 +50,7 @@ cdef extern from "Python.h":
     object PySequence_Fast(object, const char *)
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
     PyObject **PySequence_Fast_ITEMS(object)
+    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t)
     ctypedef struct PyTypeObject:
         object (*tp_alloc)(PyTypeObject *, Py_ssize_t)
 
@@ -74,6 +75,7 @@ cdef enum:
     DESCRIPTOR_BYTES = 16
     FOOTER_BYTES = 8
     COMPLETION = 11
+    SMALL_RESULT_BYTES = 2048  # of packets kept alive by a result that is kept for the next call
 
 SOURCE = _SOURCE.decode("ascii")
 """What this was compiled from, as setup.py saw it: a digest that a test compares with the sources that stand there."""
@@ -93,22 +95,24 @@ cdef object sent(Py_ssize_t written, bint signal):
 cdef object received(list images, Py_ssize_t byte_count, bint signal, bint empty):
     # What Received(...) does, without the detour through its argument parsing.
     cdef object result = (<PyTypeObject *> Received).tp_alloc(<PyTypeObject *> Received, 4)
-    cdef object number = byte_count
-    cdef object rings = signal
-    cdef object nothing_left = empty
-    Py_INCREF(images)
-    PyTuple_SET_ITEM(result, 0, images)
-    Py_INCREF(number)
-    PyTuple_SET_ITEM(result, 1, number)
-    Py_INCREF(rings)
-    PyTuple_SET_ITEM(result, 2, rings)
-    Py_INCREF(nothing_left)
-    PyTuple_SET_ITEM(result, 3, nothing_left)
+    fill(result, 0, images)
+    fill(result, 1, byte_count)
+    fill(result, 2, signal)
+    fill(result, 3, empty)
     return result
+
+
+cdef inline void fill(object result, Py_ssize_t index, object value) noexcept:
+    """Put a value into a tuple that nobody else has seen."""
+    cdef PyObject *before = PyTuple_GET_ITEM(result, index)
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(result, index, value)
+    Py_XDECREF(before)
 
 
 # What it refers to never refers back, so the collector need not break anything open here; and it must not, while the
 # addresses below point into that buffer.
+@cython.final
 @cython.no_gc_clear
 cdef class RingMemory:
     """Where one ring lives: the words of its control page, and a data area that wraps. Made by ``over``."""
@@ -288,6 +292,7 @@ cdef uint32_t checked(RingMemory ring, int word, str name) except? 0xFFFFFFFF:
     return index
 
 
+@cython.final
 cdef class RingSender:
     """The sending end of one ring. Raises RingCorruption at construction when the indices are illegal."""
 
@@ -422,6 +427,7 @@ cdef class RingSender:
             self.pending = False
 
 
+@cython.final
 cdef class RingReceiver:
     """The receiving end of one ring. Raises RingCorruption at construction when the indices are illegal."""
 
@@ -429,9 +435,11 @@ cdef class RingReceiver:
     cdef object fence
     cdef Py_ssize_t size
     cdef Py_ssize_t position  # our own index
+    cdef Py_ssize_t taken  # what the last `take` took
     cdef Py_ssize_t known_used  # seen and not yet consumed; the sender can only have added to it
     cdef bint masked
     cdef object problem
+    cdef object spare  # the last small result: used again when by then nobody else has it
 
     def __cinit__(self, RingMemory ring not None, fence=no_fence):
         self.ring = ring
@@ -441,6 +449,7 @@ cdef class RingReceiver:
         self.known_used = 0
         self.masked = ring_load(ring.words + WORD_MASK) != 0
         self.problem = None
+        self.spare = None
         self.used()
 
     cdef int fail(self, problem) except -1:
@@ -454,6 +463,18 @@ cdef class RingReceiver:
             self.fence()
             self.ring.check()
         return 0
+
+    cdef object result(self, list images, Py_ssize_t byte_count, bint signal, bint empty):
+        cdef object made = self.spare
+        if made is not None and Py_REFCNT(made) == 2:  # here and in self.spare, as zip() and enumerate() do it
+            fill(made, 0, images)
+            fill(made, 1, byte_count)
+            fill(made, 2, signal)
+            fill(made, 3, empty)
+        else:
+            made = received(images, byte_count, signal, empty)
+        self.spare = made if byte_count <= SMALL_RESULT_BYTES else None
+        return made
 
     cdef Py_ssize_t used(self) except -1:
         cdef Py_ssize_t count
@@ -493,20 +514,21 @@ cdef class RingReceiver:
         cdef Py_ssize_t consumed
         cdef Py_ssize_t before
         cdef bint signal
-        cdef list images = []
+        cdef list images
         if not self.masked:
             if ring_load(self.ring.words + WORD_MASK) != 0:
                 self.fail(MASK_SET_BY_PEER)
             if used:
                 self.set_mask()
         if used == 0:
-            return received(images, 0, False, True)
-        consumed = self.take(images, used, max_packets, max_bytes)
+            return self.result([], 0, False, True)
+        images = self.take(used, max_packets, max_bytes)
         self.ring.check()  # describing damage runs Python code, which may do anything
-        if consumed == 0:
+        if images is None:
             if self.problem is not None:
                 raise RingCorruption(self.problem)
-            return received(images, 0, False, False)
+            return self.result([], 0, False, False)
+        consumed = self.taken
         before = self.position
         self.position = before + consumed
         if self.position >= self.size:
@@ -515,10 +537,10 @@ cdef class RingReceiver:
         ring_publish(self.ring.words + WORD_OUT, <uint32_t> self.position)
         self.order()
         signal = ring_load(self.ring.words + WORD_PENDING) != 0 and self.frees_a_sender(before)
-        return received(images, consumed, signal, consumed == used)
+        return self.result(images, consumed, signal, consumed == used)
 
-    cdef Py_ssize_t take(self, list images, Py_ssize_t used, Py_ssize_t max_packets, Py_ssize_t max_bytes) except -1:
-        """Copy packets out into ``images``; how many ring bytes they took. A violation ends it and is remembered."""
+    cdef list take(self, Py_ssize_t used, Py_ssize_t max_packets, Py_ssize_t max_bytes):
+        """Copy packets out, or None; ``taken`` says how many ring bytes. A violation ends it and is remembered."""
         cdef RingMemory ring = self.ring
         cdef Py_ssize_t position = 0  # counts from the read index
         cdef Py_ssize_t offset = self.position
@@ -527,6 +549,7 @@ cdef class RingReceiver:
         cdef uint64_t head
         cdef uint16_t data_offset8, length8
         cdef bytes image
+        cdef list images = None
         while position < used:
             if used - position < DESCRIPTOR_BYTES:
                 self.problem = describe_crumb(used - position)
@@ -547,12 +570,16 @@ cdef class RingReceiver:
             image = PyBytes_FromStringAndSize(NULL, total - FOOTER_BYTES)
             ring.copy_out(offset, PyBytes_AS_STRING(image), total - FOOTER_BYTES)
             ring_store_unit(PyBytes_AS_STRING(image), head)
-            PyList_Append(images, image)
+            if images is None:
+                images = [image]
+            else:
+                PyList_Append(images, image)
             position += total
             offset += total
             if offset >= self.size:
                 offset -= self.size
-        return position
+        self.taken = position
+        return images
 
     cdef bint frees_a_sender(self, Py_ssize_t before) noexcept:
         """Whether what was just taken gave a blocked sender the room it waits for (3.4)."""
