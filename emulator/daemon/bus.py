@@ -79,10 +79,11 @@ class MachineBus:
     def open(self, channel: Channel) -> None:
         """Open a channel as the guest does: describe the rings, then ask. Raises Refused with nothing left behind."""
         offer = channel.offer
-        if offer.channel_id is None:
-            raise Refused(NtStatus.DEVICE_NOT_READY, f"{offer} has not been offered to the guest yet")
         offer.channel = channel
         try:
+            if offer.channel_id is None:
+                raise Refused(NtStatus.DEVICE_NOT_READY, f"{offer} has not been offered to the guest yet")
+            channel.make_doorbells()
             channel.lay_out_rings()
             _, effects = self._guest.open_channel(offer.channel_id, (channel.ring_range,), channel.downstream_page)
         except BaseException:

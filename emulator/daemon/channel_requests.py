@@ -307,8 +307,8 @@ class ChannelRequests:
         if wanted.grant is not None:
             self.session.put(response)
             return
-        with channel.take_client_bell(Side.GUEST) as bell:
-            self.session.put_with_descriptor(response, bell.fileno())
+        bell = channel.take_client_bell(Side.GUEST).detach()
+        self.session.put_with_descriptor(response, bell, then_close=True)
 
     def channel_close(self, msgid: int, channel: int) -> tuple[Any, ...]:
         side = self._find(channel)

@@ -95,7 +95,8 @@ class Channel:
         self.host: ChannelSide | DirectEnd | None = None
         self.is_open = False
         self.why_closed = ""
-        self._client_bells: dict[Side, socket.socket] = {}  # made, and not yet passed to their clients
+        self._bells: tuple[socket.socket, ...] = ()  # made, and not yet connected
+        self._client_bells: dict[Side, socket.socket] = {}  # connected, and not yet passed to their clients
         self._session = session
         self._grant = grant
         self._pages = pages
@@ -110,6 +111,15 @@ class Channel:
     def lay_out_rings(self) -> None:
         """What a guest does to its ring pages before it opens a channel (rule 3.1)."""
         initialise_as_guest(*self._ring_memories(self._own_pages()))
+
+    def make_doorbells(self) -> None:
+        """Before anything is asked of the bus, since there may be no descriptors left. Raises Refused."""
+        if self.is_direct(Side.GUEST) or self.is_direct(Side.HOST):
+            try:
+                self._bells = doorbell_pair()
+            except OSError as error:
+                text = f"the daemon cannot make a doorbell for {self.offer}: {error.strerror}"
+                raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text) from None
 
     def is_direct(self, side: Side) -> bool:
         """Whether the client of that side works the rings itself."""
@@ -153,7 +163,8 @@ class Channel:
         direct = [side for side in self._sides() if isinstance(side, DirectEnd)]
         if not direct:
             return
-        first, second = doorbell_pair()
+        first, second = self._bells
+        self._bells = ()
         self._client_bells[direct[0].role] = first
         if len(direct) == 2:
             self._client_bells[direct[1].role] = second
@@ -170,9 +181,9 @@ class Channel:
         host = self.host
         assert host is not None, "the host's end stands before the guest hears of it"
         if isinstance(host, DirectEnd):
-            with self.take_client_bell(Side.HOST) as bell:
-                args = self.offer.number, host.number, *self.direct_results()
-                host.session.put_with_descriptor(encode_notification(CHANNEL_OPENED_DIRECT, *args), bell.fileno())
+            args = self.offer.number, host.number, *self.direct_results()
+            opened = encode_notification(CHANNEL_OPENED_DIRECT, *args)
+            host.session.put_with_descriptor(opened, self.take_client_bell(Side.HOST).detach(), then_close=True)
             return
         grant = self.machine.limits.window_packets, data_bytes
         host.session.put(encode_notification(CHANNEL_OPENED, self.offer.number, host.number, *grant))
@@ -229,12 +240,13 @@ class Channel:
         del self.machine.channels[self.number]
         for side in self._sides():
             side.close(status, self.why_closed, quietly=side is by)
-        for bell in self._client_bells.values():
-            bell.close()
-        self._client_bells.clear()
 
     def give_back_pages(self) -> None:
-        """Nobody uses the rings any more."""
+        """Nobody uses the rings any more, nor their doorbells."""
+        for bell in (*self._bells, *self._client_bells.values()):
+            bell.close()
+        self._bells = ()
+        self._client_bells.clear()
         self.machine.discard(self.machine.pages.release(self))
 
     def close(self, status: NtStatus, reason: str, *, by: ChannelSide | DirectEnd | None = None) -> None:

@@ -7,6 +7,7 @@ everything else of that turn. Only when the socket is full does the writer task 
 from __future__ import annotations
 
 import array
+import os
 import socket
 from collections import deque
 
@@ -24,7 +25,7 @@ class Outlet:
     def __init__(self, sock: socket.socket, limit_bytes: int) -> None:
         self._sock = sock
         self._limit_bytes = limit_bytes
-        self._queue: deque[bytearray | tuple[bytes, int]] = deque()
+        self._queue: deque[bytearray | tuple[bytes, int, bool]] = deque()
         self._stalled = trio.Event()
         self.queued_bytes = 0
         self.overflowed = False
@@ -48,10 +49,15 @@ class Outlet:
         else:
             self._queue.append(bytearray(frame))
 
-    def put_with_descriptor(self, frame: bytes, descriptor: int) -> None:
-        """Queue a frame that carries a copy of a descriptor, which stays the caller's and open until this is gone."""
+    def put_with_descriptor(self, frame: bytes, descriptor: int, *, then_close: bool) -> None:
+        """Queue a frame that carries a copy of a descriptor.
+
+        With ``then_close`` the descriptor is this object's from now on; otherwise it stays open as long as this object.
+        """
         if self._has_room(len(frame) + DESCRIPTOR_BYTES):
-            self._queue.append((frame, descriptor))
+            self._queue.append((frame, descriptor, then_close))
+        elif then_close:
+            os.close(descriptor)
 
     def flush(self) -> None:
         """Write what the socket takes now; what is left is the writer task's."""
@@ -80,9 +86,11 @@ class Outlet:
             self.failure = error.strerror or str(error)
             self.close()
 
-    def _send_with_descriptor(self, frame: bytes, descriptor: int) -> None:
+    def _send_with_descriptor(self, frame: bytes, descriptor: int, then_close: bool) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
         sent = self._sock.sendmsg([frame], rights)
+        if then_close:
+            os.close(descriptor)
         self.queued_bytes -= sent + DESCRIPTOR_BYTES
         self._queue.popleft()
         if sent < len(frame):
@@ -95,6 +103,9 @@ class Outlet:
         await trio.lowlevel.wait_writable(self._sock)
 
     def close(self) -> None:
-        """Forget what is queued."""
-        self._queue.clear()
+        """Forget what is queued, and close the descriptors that are this object's."""
+        while self._queue:
+            item = self._queue.popleft()
+            if isinstance(item, tuple) and item[2]:
+                os.close(item[1])
         self.queued_bytes = 0

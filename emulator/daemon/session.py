@@ -297,12 +297,17 @@ class Session:
             self.server.mark_dirty(self)
             self._end_if_overflowed()
 
-    def put_with_descriptor(self, frame: bytes, descriptor: int) -> None:
-        """Queue a frame that carries a copy of a descriptor, which must stay open as long as this session."""
+    def put_with_descriptor(self, frame: bytes, descriptor: int, *, then_close: bool = False) -> None:
+        """Queue a frame that carries a copy of a descriptor.
+
+        It must stay open as long as this session, or, with ``then_close``, is closed here when it has been passed.
+        """
         if self.is_open:
-            self._outlet.put_with_descriptor(frame, descriptor)
+            self._outlet.put_with_descriptor(frame, descriptor, then_close=then_close)
             self.server.mark_dirty(self)
             self._end_if_overflowed()
+        elif then_close:
+            os.close(descriptor)
 
     def mark_ready(self, source: Drainable) -> None:
         """A channel end has a reason to look at its ring, or an address a datagram."""

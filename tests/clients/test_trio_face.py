@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +19,7 @@ from emulator.daemon.server import Server
 from emulator.status import NtStatus, Refused
 from emulator.wire.codec import encode_notification, encode_response
 from emulator.wire.schema import GOODBYE
-from tests.daemon.raw import served
+from tests.daemon.raw import open_descriptors, open_sockets, served
 
 ECHO = "0e2f8f35-64b1-4f4c-9d2c-5a1e00000001"
 OTHER = "0e2f8f35-64b1-4f4c-9d2c-5a1e00000002"
@@ -49,17 +47,6 @@ async def cancelled_after(ticks: int, call: Callable[[], Awaitable[object]]) -> 
             await call()
             nursery.cancel_scope.cancel()
     return scope.cancelled_caught
-
-
-def open_descriptors() -> int:
-    """How many this process has open. A mapping keeps one of its own as long as it lives."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
-
-
-def open_sockets() -> int:
-    names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-    return sum(os.readlink(name).startswith("socket:") for name in names if os.path.islink(name))
 
 
 def states(server: Server) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from emulator.config import ChannelConfig, Config, LimitsConfig, MachineConfig
+from emulator.daemon.channel_side import ChannelSide
 from emulator.daemon.server import Server
 from emulator.memory import Mdl
 from emulator.status import NtStatus
@@ -396,7 +397,7 @@ def break_channel(server: Server, what: str, monkeypatch: pytest.MonkeyPatch) ->
         raise ZeroDivisionError("a fault in the core")
 
     host = server.machines["vm1"].channels[1].host
-    assert host is not None
+    assert isinstance(host, ChannelSide)
     monkeypatch.setattr(host.endpoint, what, fault)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,16 @@ from emulator.daemon.server import Server
 from emulator.daemon.session import Session
 from emulator.status import NtStatus
 from tests.daemon.mistakes import HELLO, MISTAKES, Mistake
-from tests.daemon.raw import Answered, RawClient, notification, raw_client, request, served
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+from tests.daemon.raw import (
+    Answered,
+    RawClient,
+    notification,
+    open_descriptors,
+    open_sockets,
+    raw_client,
+    request,
+    served,
+)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
@@ -221,7 +225,7 @@ async def test_a_busy_client_whose_last_frame_is_never_whole_lives(tmp_path: Pat
 async def test_descriptors_nobody_asked_for_end_the_session_and_are_closed(tmp_path: Path) -> None:
     async with served(tmp_path) as (_, path), raw_client(path) as client:
         await client.hello()
-        before = open_descriptors()
+        before = open_sockets()
         ours, theirs = socket.socketpair()
         with ours, theirs:
             client.pass_descriptors(request(2, "ping"), [theirs.fileno()] * 200)
@@ -230,7 +234,7 @@ async def test_descriptors_nobody_asked_for_end_the_session_and_are_closed(tmp_p
                 "descriptors were passed that nobody asked for; this protocol takes none",
             )
         client.close()
-        assert open_descriptors() == before - 2, "both ends of the connection, and nothing of the 200"
+        assert open_sockets() == before - 2, "both ends of the connection, and nothing of the 200"
 
 
 async def test_a_client_that_takes_no_answers_cannot_collect_descriptors_in_the_daemon(tmp_path: Path) -> None:
@@ -288,9 +292,9 @@ async def test_one_client_too_many_is_told_so(tmp_path: Path) -> None:
             assert await second.goodbye() == reason
             assert second.answers == {}
         await first.call("ping")
-        before = open_descriptors()
+        before = open_sockets()
         first.close()
-        while open_descriptors() > before - 2:
+        while open_sockets() > before - 2:
             await trio.lowlevel.checkpoint()
         async with raw_client(path) as third:
             await third.hello()
@@ -339,7 +343,7 @@ async def test_what_a_client_said_before_it_went_still_counts(tmp_path: Path) ->
 
 async def test_a_session_ends_when_its_client_closes(tmp_path: Path) -> None:
     async with served(tmp_path) as (server, path):
-        before = open_descriptors()
+        before = open_sockets()
         clients: list[RawClient] = []
         async with raw_client(path) as watcher:
             await watcher.hello()
@@ -353,5 +357,5 @@ async def test_a_session_ends_when_its_client_closes(tmp_path: Path) -> None:
                 await watcher.call("ping")
                 free = server.machines["vm1"].pages.free_pages
         assert len(clients) == 10
-        while open_descriptors() > before:
+        while open_sockets() > before:
             await trio.lowlevel.checkpoint()
