@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from clients import requests
+from clients.calls import ConnectionLost, RequestFailed
+from clients.direct import DirectEnd
 from clients.memory import POOL_PAGES, MachineMemory
-from clients.protocol import Call, ClientProtocol, ConnectionLost, Post, RequestFailed
+from clients.protocol import ClientProtocol
 from clients.unix import Attached, client_name, open_socket, receive_into
 from emulator.status import PeerViolation
 from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, PING
@@ -36,6 +38,7 @@ class Connection:
         self.protocol_version = 0
         self.daemon_version = ""
         self._sock = sock
+        self.nursery: trio.Nursery | None = None
         self._stalled = trio.Event()
         self._attached: dict[str, Attached] = {}
 
@@ -84,7 +87,7 @@ class Connection:
         pfns: tuple[int, ...] = call.built
         return pfns
 
-    async def finish(self, call: Call | Post) -> tuple[Any, ...]:
+    async def finish(self, call: requests.Sending) -> tuple[Any, ...]:
         """Wait for the end of a call; its result, or its error raised.
 
         Cancelled meanwhile, the call is abandoned: the daemon is asked to end it, and nothing of it is left behind.
@@ -157,8 +160,22 @@ class Connection:
         except BlockingIOError:
             return
         self._wake(touched)
+        for end in self.protocol.take_attached():
+            if isinstance(end, DirectEnd) and self.nursery is not None:
+                self.nursery.start_soon(self._listen, end)
         if self.protocol.outgoing:
             self.flush()
+
+    async def _listen(self, end: DirectEnd) -> None:
+        """The task of a direct channel: looks at its rings when its doorbell rings."""
+        with end.bell:
+            end.poll()
+            self.flush()
+            while end.closed is None:
+                await trio.lowlevel.wait_readable(end.bell)
+                if not end.heard():
+                    return
+                self.flush()
 
     async def write(self) -> None:
         """The writer task: goes on when a full socket has drained."""
@@ -208,6 +225,7 @@ async def _background(connection: Connection) -> AsyncIterator[None]:
     """The reader and writer tasks around a body. An exception of the body comes out as it is, in no group."""
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
+        connection.nursery = nursery
         nursery.start_soon(connection.read)
         nursery.start_soon(connection.write)
         try:

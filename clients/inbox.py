@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from emulator.memory import GpaRange
@@ -35,6 +36,19 @@ class Inbox:
             self.closed = status, reason
 
 
+class EndState(Protocol):
+    """An open channel as this client has it: hosted (``ChannelState``) or direct."""
+
+    number: int
+    offer: OfferState | None
+    closed: tuple[NtStatus, str] | None
+    items: deque[Any]
+    waiter: Any
+
+    def close(self, status: NtStatus, reason: str) -> None:
+        """Nothing more comes. What came before can still be taken."""
+
+
 class OfferState:
     """A host's offer: the opening it has now, and the packets of all its openings, in order."""
 
@@ -43,18 +57,20 @@ class OfferState:
         self.interface = interface
         self.instance = instance
         self.pipe = pipe
-        self.opening: ChannelState | None = None
+        self.opening: EndState | None = None
+        # For a host that works the rings itself: makes the state of an opening from (number, rings, descriptor).
+        self.attach: Callable[[int, tuple[Any, ...], int], EndState | None] | None = None
         self.openings = 0
         self.items: deque[Any] = deque()
         self.closed: tuple[NtStatus, str] | None = None
         self.waiter: Any = None
 
-    def opened(self, state: ChannelState) -> None:
+    def opened(self, state: EndState) -> None:
         """A guest opened it."""
         self.opening = state
         self.openings += 1
 
-    def closed_opening(self, state: ChannelState) -> None:
+    def closed_opening(self, state: EndState) -> None:
         """An opening is over; the offer stands."""
         if self.opening is state:
             self.opening = None
@@ -122,6 +138,11 @@ class ReceivedPacket:
     def has_external_data(self) -> bool:
         """Whether it points at guest memory (rule R2)."""
         return self.packet.kind is PacketKind.GPA_DIRECT
+
+    @property
+    def range_error(self) -> str | None:
+        """What is wrong with the ranges, if anything is."""
+        return self.packet.range_error
 
     @property
     def ranges(self) -> tuple[GpaRange, ...]:

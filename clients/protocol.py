@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clients.inbox import AddressState, ChannelState, Datagram, Inbox, OfferState, ReceivedPacket
+from clients.calls import Call, ConnectionLost, Lane, LocalCall, Post, RequestFailed
+from clients.inbox import AddressState, ChannelState, Datagram, EndState, Inbox, OfferState, ReceivedPacket
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.tdi.structures import parse_transport_address_untrusted
 from emulator.vmbus.packets import encode_in_band, parse_packet_untrusted
@@ -40,8 +41,11 @@ from emulator.wire.schema import (
     ADDRESS_DATAGRAMS,
     ADDRESS_WINDOW,
     CANCEL,
+    CHANNEL_CLOSE,
     CHANNEL_CLOSED,
+    CHANNEL_OPEN_DIRECT,
     CHANNEL_OPENED,
+    CHANNEL_OPENED_DIRECT,
     CHANNEL_PACKETS,
     CHANNEL_WINDOW,
     GOODBYE,
@@ -60,100 +64,8 @@ RUN_PACKETS = 64
 
 # What this client lets arrive before it must be taken: a few hundred packets, or a MiB of them.
 GRANT = 256, 1024 * 1024
-
-
-class RequestFailed(Exception):
-    """The daemon refused a request, or it ended with an error status. ``status`` says which, the text why."""
-
-    def __init__(self, status: NtStatus, message: str, information: int = 0) -> None:
-        super().__init__(f"{status}: {message}")
-        self.status = status
-        self.message = message
-        self.information = information
-
-
-class ConnectionLost(Exception):
-    """The connection to the daemon is gone; the text says why, as far as is known."""
-
-
-class Call:
-    """One request and its end.
-
-    ``build`` makes something of a good result at the moment it is read, so that what follows it in the same bytes finds
-    it there; it is then ``built``. ``undo`` gets a good result that comes after the call was abandoned.
-    """
-
-    __slots__ = (
-        "abandoned",
-        "args",
-        "build",
-        "built",
-        "cost",
-        "descriptor",
-        "done",
-        "error",
-        "lane",
-        "method",
-        "msgid",
-        "post",
-        "result",
-        "undo",
-        "waiter",
-    )
-
-    def __init__(self, method: Method, args: tuple[object, ...]) -> None:
-        self.method = method
-        self.args = args
-        self.msgid = -1
-        self.cost = 0
-        self.done = False
-        self.abandoned = False
-        self.result: tuple[Any, ...] = ()
-        self.error: Exception | None = None
-        self.descriptor: int | None = None
-        self.build: Callable[[tuple[Any, ...]], Any] | None = None
-        self.built: Any = None
-        self.undo: Callable[[tuple[Any, ...]], None] | None = None
-        self.lane: Lane | None = None
-        self.post: Post | None = None
-        self.waiter: Any = None
-
-    def outcome(self) -> tuple[Any, ...]:
-        """The result of a call that is done; raises its error."""
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
-class Post:
-    """Many packets without completion, sent as runs as the window allows. Done when all are in, or one failed."""
-
-    def __init__(self, payloads: list[bytes]) -> None:
-        self.payloads = payloads
-        self.started = 0
-        self.unanswered = 0
-        self.error: Exception | None = None
-        self.lane: Lane | None = None
-        self.waiter: Any = None
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing of it is under way any more."""
-        return self.error is not None or (self.started == len(self.payloads) and not self.unanswered)
-
-    def outcome(self) -> tuple[Any, ...]:
-        """How many packets were sent; raises what went wrong."""
-        if self.error is not None:
-            raise self.error
-        return (len(self.payloads),)
-
-
-class Lane:
-    """What of one channel or address waits for its window to open, in order."""
-
-    def __init__(self, inbox: Inbox) -> None:
-        self.inbox = inbox
-        self.waiting: deque[Call | Post] = deque()
+# Requests whose result says in its last value how many descriptors came with it.
+ANNOUNCING = frozenset({MACHINE_ATTACH, CHANNEL_OPEN_DIRECT})
 
 
 class ClientProtocol:
@@ -169,7 +81,8 @@ class ClientProtocol:
         self._held: deque[Call] = deque()
         self._descriptors: deque[int] = deque()
         self._unclaimed: list[int] = []
-        self._channels: dict[int, ChannelState] = {}
+        self._channels: dict[int, EndState] = {}
+        self._attached: list[EndState] = []
         self._offers: dict[int, OfferState] = {}
         self._addresses: dict[int, AddressState] = {}
         self._lanes: dict[Inbox, Lane] = {}
@@ -246,9 +159,21 @@ class ClientProtocol:
         if self.lost is None:
             self.outgoing += encode_notification(method, *args)
 
-    def abandon(self, call: Call | Post) -> None:
+    def touch(self, changed: Any) -> None:
+        """Something outside this conversation changed that somebody may wait for."""
+        self._touched.append(changed)
+
+    def broke(self, state: EndState, reason: str) -> None:
+        """The rings of a direct channel are damaged: it is closed."""
+        if state.closed is None:
+            self.call(CHANNEL_CLOSE, state.number)
+            self.drop_channel(state, NtStatus.DEVICE_REMOVED, reason)
+
+    def abandon(self, call: Call | Post | LocalCall) -> None:
         """Nobody waits for this any more: what was not sent is taken back, what was is asked to end early."""
-        if isinstance(call, Post):
+        if isinstance(call, LocalCall):
+            call.abandon()
+        elif isinstance(call, Post):
             self._abandon_post(call)
         elif not call.abandoned:
             call.abandoned = True
@@ -296,8 +221,10 @@ class ClientProtocol:
         """An offer was made: its openings will come."""
         self._offers[state.number] = state
 
-    def add_channel(self, state: ChannelState) -> None:
+    def add_channel(self, state: EndState) -> None:
         """A channel was opened."""
+        if not isinstance(state, ChannelState):
+            self._attached.append(state)
         self._channels[state.number] = state
 
     def add_address(self, state: AddressState) -> None:
@@ -315,10 +242,14 @@ class ClientProtocol:
         self._addresses.pop(state.number, None)
         self._close_inbox(state, NtStatus.ADDRESS_CLOSED, "the address was closed")
 
-    def drop_channel(self, state: ChannelState, status: NtStatus, reason: str) -> None:
+    def drop_channel(self, state: EndState, status: NtStatus, reason: str) -> None:
         """A channel is closed: here, or by the other side."""
         self._channels.pop(state.number, None)
-        self._close_inbox(state, status, reason)
+        if isinstance(state, Inbox):
+            self._close_inbox(state, status, reason)
+        else:
+            state.close(status, reason)
+            self._touched.append(state)
         if state.offer is not None:
             state.offer.closed_opening(state)
             self._touched.append(state.offer)
@@ -350,6 +281,11 @@ class ClientProtocol:
             self._dispatch(message)
         return self.take_touched()
 
+    def take_attached(self) -> list[EndState]:
+        """Direct channels that have begun since the last time: somebody has to listen to their doorbells."""
+        attached, self._attached = self._attached, []
+        return attached
+
     def take_touched(self) -> list[Any]:
         """What has changed since the last time."""
         touched, self._touched = self._touched, []
@@ -360,7 +296,7 @@ class ClientProtocol:
         if not self._descriptors and not self._unclaimed:
             return []
         unclaimed, self._unclaimed = self._unclaimed, []
-        if not any(call.method is MACHINE_ATTACH for call in self._calls.values()):
+        if not any(call.method in ANNOUNCING for call in self._calls.values()):
             unclaimed += self._descriptors
             self._descriptors.clear()
         return unclaimed
@@ -369,7 +305,9 @@ class ClientProtocol:
         """The connection is gone: everything under way ends with ``error``."""
         if self.lost is None:
             self.lost = error
-        for inbox in [*self._channels.values(), *self._addresses.values()]:
+        for state in list(self._channels.values()):
+            self.drop_channel(state, NtStatus.DEVICE_REMOVED, str(self.lost))
+        for inbox in self._addresses.values():
             self._close_inbox(inbox, NtStatus.DEVICE_REMOVED, str(self.lost))
         for offer in self._offers.values():
             offer.close(NtStatus.DEVICE_REMOVED, str(self.lost))
@@ -404,10 +342,8 @@ class ClientProtocol:
         except Refused as refusal:
             self._end(call, error=RequestFailed(refusal.status, refusal.message))
         else:
-            if call.method is MACHINE_ATTACH and result[2]:
-                if not self._descriptors:
-                    raise WireError("the daemon announced a descriptor that did not come")
-                call.descriptor = self._descriptors.popleft()
+            if call.method in ANNOUNCING and result[-1]:
+                call.descriptor = self._announced_descriptor()
             self._end(call, result=result)
         if call.lane is not None:
             if isinstance(call.lane.inbox, AddressState):
@@ -460,12 +396,17 @@ class ClientProtocol:
             post.unanswered += 1
             self._start(call)
 
+    def _announced_descriptor(self) -> int:
+        if not self._descriptors:
+            raise WireError("the daemon announced a descriptor that did not come")
+        return self._descriptors.popleft()
+
     def _notified(self, method: Method, args: tuple[Any, ...]) -> None:
         if method is CHANNEL_PACKETS:
             self._packets_arrived(*args)
         elif method is CHANNEL_WINDOW:
             state = self._channels.get(args[0])
-            if state is not None:
+            if isinstance(state, ChannelState):
                 state.sends.grant(args[1], args[2])
                 lane = self._lanes.get(state)
                 if lane is not None:
@@ -474,6 +415,8 @@ class ClientProtocol:
             self._datagrams_arrived(*args)
         elif method is CHANNEL_OPENED:
             self._opened(*args)
+        elif method is CHANNEL_OPENED_DIRECT:
+            self._opened_direct(*args)
         elif method is CHANNEL_CLOSED:
             state = self._channels.get(args[0])
             if state is not None:
@@ -490,9 +433,22 @@ class ClientProtocol:
         self.add_channel(state)
         self._touched.append(offer)
 
+    def _opened_direct(self, offer_number: int, number: int, *rings: Any) -> None:
+        descriptor = self._announced_descriptor()
+        offer = self._offers.get(offer_number)
+        if offer is None or offer.attach is None:
+            self._unclaimed.append(descriptor)
+            return
+        state = offer.attach(number, rings, descriptor)
+        if state is None:
+            return
+        offer.opened(state)
+        self.add_channel(state)
+        self._touched.append(offer)
+
     def _packets_arrived(self, number: int, first: int, run: bytes, errors: str) -> None:
         state = self._channels.get(number)
-        if state is None:
+        if not isinstance(state, ChannelState):
             return
         refusals = {handle: (status, text) for handle, status, text in json.loads(errors)} if errors else {}
         for index, image in enumerate(split_packets_untrusted(run)):

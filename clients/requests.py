@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from clients.inbox import AddressState, ChannelState, Datagram, OfferState, ReceivedPacket
+from clients.calls import Post
+from clients.direct import DirectCall, DirectEnd, DirectPacket, DirectPost, ring_fence
+from clients.inbox import AddressState, ChannelState, Datagram, EndState, OfferState, ReceivedPacket
 from clients.memory import MachineMemory, gather
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
-from emulator.memory import GpaRange, Mdl
-from emulator.status import NtStatus, Refused
+from emulator.memory import AddressOutsideMemory, GpaRange, GuestMemory, Mdl
+from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.vmbus.endpoint import Side
 from emulator.wire.runs import pack_mdl_chain, unpack_pfns
 from emulator.wire.schema import (
     ADDRESS_CLOSE,
@@ -18,7 +24,9 @@ from emulator.wire.schema import (
     ADDRESS_SEND_DATAGRAM,
     CHANNEL_CLOSE,
     CHANNEL_OFFER,
+    CHANNEL_OFFER_DIRECT,
     CHANNEL_OPEN,
+    CHANNEL_OPEN_DIRECT,
     HELLO,
     MEMORY_ALLOCATE,
     MEMORY_FREE,
@@ -77,13 +85,21 @@ def allocate_pages(protocol: ClientProtocol, machine: int, pages: int) -> Call:
 
 
 def offer_channel(
-    protocol: ClientProtocol, machine: int, interface: Identity, instance: Identity | None, pipe: bool
+    protocol: ClientProtocol,
+    machine: int,
+    interface: Identity,
+    instance: Identity | None,
+    *,
+    pipe: bool,
+    direct: GuestMemory | None = None,
 ) -> Call:
-    """Offer a channel; builds its OfferState."""
+    """Offer a channel; builds its OfferState. With ``direct``, the machine's memory, its rings are worked here."""
     kind = as_uuid(interface)
 
     def build(result: tuple[Any, ...]) -> OfferState:
         state = OfferState(result[0], kind, UUID(bytes_le=result[1]), pipe=pipe)
+        if direct is not None:
+            state.attach = partial(_attach, protocol, direct, Side.HOST, pipe, state)
         protocol.add_offer(state)
         return state
 
@@ -94,8 +110,31 @@ def offer_channel(
             protocol.call(OFFER_RESCIND, result[0])
 
     wanted = as_uuid(instance).bytes_le if instance is not None else None
-    call = protocol.call(CHANNEL_OFFER, machine, kind.bytes_le, wanted, pipe, *GRANT, build=build, undo=undo)
+    if direct is not None:
+        call = protocol.call(CHANNEL_OFFER_DIRECT, machine, kind.bytes_le, wanted, pipe, build=build, undo=undo)
+    else:
+        call = protocol.call(CHANNEL_OFFER, machine, kind.bytes_le, wanted, pipe, *GRANT, build=build, undo=undo)
     return call
+
+
+def _attach(
+    protocol: ClientProtocol,
+    memory: GuestMemory,
+    side: Side,
+    pipe: bool,
+    offer: OfferState | None,
+    number: int,
+    rings: tuple[Any, ...],
+    descriptor: int,
+) -> DirectEnd | None:
+    """A direct end over the rings the daemon named; None, and the channel closed, for rings that are damaged."""
+    bell = socket.socket(fileno=descriptor)
+    try:
+        return DirectEnd(memory, side, number, rings, bell, pipe=pipe, offer=offer, owner=protocol)
+    except (PeerViolation, AddressOutsideMemory):
+        bell.close()
+        protocol.call(CHANNEL_CLOSE, number)
+        return None
 
 
 def open_channel(
@@ -103,30 +142,64 @@ def open_channel(
     machine: int,
     interface: Identity,
     instance: Identity | None,
+    *,
     wait: bool,
     ring_pages: tuple[int, int],
+    direct: GuestMemory | None = None,
 ) -> Call:
-    """Open a channel; builds its ChannelState."""
+    """Open a channel; builds its state and instance id. With ``direct``, the machine's memory, as ``offer_channel``."""
 
-    def build(result: tuple[Any, ...]) -> tuple[ChannelState, UUID]:
-        number, instance_bytes, pipe, packets, byte_count = result
-        state = ChannelState(number, (packets, byte_count), GRANT, pipe=pipe, offer=None)
-        protocol.add_channel(state)
+    def build(result: tuple[Any, ...]) -> tuple[EndState | None, UUID]:
+        number, instance_bytes, pipe, *rest = result
+        state: EndState | None
+        if direct is not None:
+            assert call.descriptor is not None, "a direct channel comes with its doorbell"
+            state = _attach(protocol, direct, Side.GUEST, pipe, None, number, tuple(rest), call.descriptor)
+            call.descriptor = None
+        else:
+            state = ChannelState(number, (rest[0], rest[1]), GRANT, pipe=pipe, offer=None)
+        if state is not None:
+            protocol.add_channel(state)
         return state, UUID(bytes_le=instance_bytes)
 
     def undo(result: tuple[Any, ...]) -> None:
-        if call.built is not None:
+        if call.built is not None and call.built[0] is not None:
             close_channel(protocol, call.built[0])
         else:
             protocol.call(CHANNEL_CLOSE, result[0])
 
     kind = as_uuid(interface).bytes_le
     wanted = as_uuid(instance).bytes_le if instance is not None else None
-    call = protocol.call(CHANNEL_OPEN, machine, kind, wanted, wait, *ring_pages, *GRANT, build=build, undo=undo)
+    args = machine, kind, wanted, wait, *ring_pages
+    if direct is not None:
+        call = protocol.call(CHANNEL_OPEN_DIRECT, *args, build=build, undo=undo)
+    else:
+        call = protocol.call(CHANNEL_OPEN, *args, *GRANT, build=build, undo=undo)
     return call
 
 
-def close_channel(protocol: ClientProtocol, state: ChannelState) -> Call | None:
+def opened_state(call: Call) -> tuple[EndState, UUID]:
+    """What an open built; RequestFailed when its rings were damaged before they could be used."""
+    state, instance = call.built
+    if state is None:
+        raise RequestFailed(NtStatus.DEVICE_REMOVED, "the channel's rings were written to while they were laid out")
+    return state, instance
+
+
+def direct_memory(mode: str, memory: MachineMemory) -> GuestMemory | None:
+    """The memory for ``mode="direct"``, None for ``mode="hosted"``. Raises RequestFailed where direct cannot work."""
+    if mode == "hosted":
+        return None
+    if mode != "direct":
+        raise RequestFailed(NtStatus.INVALID_PARAMETER, f"a channel's mode is 'hosted' or 'direct', not {mode!r}")
+    if not memory.is_mapped:
+        text = "a direct channel needs guest memory mapped; connect with map_memory=True"
+        raise RequestFailed(NtStatus.NOT_SUPPORTED, text)
+    ring_fence()
+    return memory.mapped
+
+
+def close_channel(protocol: ClientProtocol, state: EndState) -> Call | None:
     """Close an open channel; None when it is closed already."""
     if state.closed is not None:
         return None
@@ -147,32 +220,52 @@ def rescind(protocol: ClientProtocol, state: OfferState) -> Call | None:
     return call
 
 
-def opening_of(state: OfferState) -> ChannelState:
+def opening_of(state: OfferState) -> EndState:
     """The opening an offer has now."""
     if state.opening is None:
         raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, "no guest has this channel open; wait for opened() first")
     return state.opening
 
 
-def send(protocol: ClientProtocol, state: ChannelState, buffer: bytes, mdl: Mdl | None, flags: int) -> Call:
+Sending = Call | Post | DirectCall | DirectPost
+
+
+def send(protocol: ClientProtocol, state: EndState, buffer: bytes, mdl: Mdl | None, flags: int) -> Sending:
     """Windows: VmbPacketSend."""
+    if isinstance(state, DirectEnd):
+        return state.send(buffer, mdl, int(flags))
     chain = pack_mdl_chain(mdl)
     cost = len(buffer) + len(chain) + PACKET_OVERHEAD_BYTES
-    return protocol.call_in_window(state, cost, PACKET_SEND, state.number, int(flags), bytes(buffer), chain)
+    args = state.number, int(flags), bytes(buffer), chain
+    return protocol.call_in_window(hosted(state), cost, PACKET_SEND, *args)
 
 
 def send_with_external_mdl(
-    protocol: ClientProtocol, state: ChannelState, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int
-) -> Call:
+    protocol: ClientProtocol, state: EndState, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int
+) -> Sending:
     """Windows: VmbPacketSendWithExternalMdl; ``span`` is MdlOffset and MdlLength."""
-    offset, length = span
+    if isinstance(state, DirectEnd):
+        return state.send_external(buffer, mdl, span, int(flags))
     chain = pack_mdl_chain(mdl)
     cost = len(buffer) + len(chain) + PACKET_OVERHEAD_BYTES
-    method = PACKET_SEND_EXTERNAL_MDL
-    return protocol.call_in_window(state, cost, method, state.number, int(flags), bytes(buffer), chain, offset, length)
+    args = state.number, int(flags), bytes(buffer), chain, *span
+    return protocol.call_in_window(hosted(state), cost, PACKET_SEND_EXTERNAL_MDL, *args)
 
 
-def completion(call: Call) -> Completion:
+def post(protocol: ClientProtocol, state: EndState, payloads: Iterable[bytes]) -> Sending:
+    """Many packets without completion."""
+    if isinstance(state, DirectEnd):
+        return state.post(list(payloads))
+    return protocol.post(hosted(state), list(payloads))
+
+
+def hosted(state: EndState) -> ChannelState:
+    """A state that is not direct."""
+    assert isinstance(state, ChannelState), "a channel is hosted or direct"
+    return state
+
+
+def completion(call: Sending) -> Completion:
     """What a send that is done came to."""
     status, payload = call.outcome()
     done = Completion(payload)
@@ -180,21 +273,23 @@ def completion(call: Call) -> Completion:
     return done
 
 
-def take_packet(protocol: ClientProtocol, items: Any) -> ReceivedPacket:
+def take_packet(protocol: ClientProtocol, items: Any) -> ReceivedPacket | DirectPacket:
     """The oldest packet of a channel's or an offer's inbox, its room given back."""
+    if isinstance(items[0], DirectPacket):
+        return items[0].state.take()
     packet: ReceivedPacket = items.popleft()
     protocol.taken(packet.state, packet.cost)
     return packet
 
 
-def usable_ranges(received: ReceivedPacket) -> tuple[GpaRange, ...]:
+def usable_ranges(received: ReceivedPacket | DirectPacket) -> tuple[GpaRange, ...]:
     """The guest memory a packet points at. Windows: VmbChannelPacketGetExternalData (rules R6, R7)."""
     if not received.has_external_data:
         raise RequestFailed(NtStatus.INVALID_PARAMETER, "the packet has no external data")
     if received.refusal is not None:
         raise RequestFailed(NtStatus(received.refusal[0]), received.refusal[1])
-    if received.packet.range_error is not None:
-        raise RequestFailed(NtStatus.INVALID_PARAMETER, received.packet.range_error)
+    if received.range_error is not None:
+        raise RequestFailed(NtStatus.INVALID_PARAMETER, received.range_error)
     return received.ranges
 
 
@@ -206,7 +301,7 @@ def gather_mapped(memory: MachineMemory, ranges: tuple[GpaRange, ...]) -> bytes:
         raise RequestFailed(refusal.status, refusal.message) from None
 
 
-def complete(protocol: ClientProtocol, packet: ReceivedPacket, payload: bytes) -> None:
+def complete(protocol: ClientProtocol, packet: ReceivedPacket | DirectPacket, payload: bytes) -> None:
     """Windows: VmbChannelPacketComplete. On a channel that has closed meanwhile there is nobody to tell."""
     if packet.completed:
         raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, f"packet {packet.handle} has been completed already")
@@ -214,12 +309,18 @@ def complete(protocol: ClientProtocol, packet: ReceivedPacket, payload: bytes) -
         text = f"a completion has at most {PAYLOAD.most} bytes, not {len(payload)}"
         raise RequestFailed(NtStatus.INVALID_PARAMETER, text)
     packet.completed = True
-    if packet.is_held and packet.state.closed is None:
+    if isinstance(packet, DirectPacket):
+        packet.state.complete(packet, bytes(payload))
+    elif packet.is_held and packet.state.closed is None:
         protocol.notify(PACKET_COMPLETE, packet.state.number, packet.handle, bytes(payload))
 
 
-def fail(protocol: ClientProtocol, packet: ReceivedPacket) -> None:
+def fail(protocol: ClientProtocol, packet: ReceivedPacket | DirectPacket) -> None:
     """Windows: VmbChannelPacketFail."""
+    if isinstance(packet, DirectPacket):
+        packet.state.fail(packet)
+        packet.completed = True
+        return
     if packet.is_held and not packet.completed and packet.state.closed is None:
         protocol.notify(PACKET_FAIL, packet.state.number, packet.handle)
     packet.completed = True

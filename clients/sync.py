@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,9 +16,11 @@ from typing import Any
 from uuid import UUID
 
 from clients import requests
-from clients.inbox import AddressState, ChannelState, Datagram, OfferState, ReceivedPacket
+from clients.calls import ConnectionLost, RequestFailed
+from clients.direct import DirectEnd, DirectPacket
+from clients.inbox import AddressState, Datagram, EndState, OfferState, ReceivedPacket
 from clients.memory import POOL_PAGES, Buffer, MachineMemory, pages_of
-from clients.protocol import Call, ClientProtocol, ConnectionLost, Post, RequestFailed
+from clients.protocol import ClientProtocol
 from clients.requests import Completion, Identity, IoStatus
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
 from emulator.memory import GpaRange, Mdl
@@ -41,6 +44,9 @@ class Connection:
         self.map_memory = map_memory
         self._sock = sock
         self._attached: dict[str, Attached] = {}
+        self._listening: dict[int, DirectEnd] = {}
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
 
     # ---- the daemon itself
 
@@ -82,28 +88,53 @@ class Connection:
         pfns: tuple[int, ...] = call.built
         return pfns
 
-    def finish(self, call: Call | Post) -> tuple[Any, ...]:
+    def finish(self, call: requests.Sending) -> tuple[Any, ...]:
         """Wait for the end of a call; its result, or its error raised. Interrupted, the call is abandoned."""
         self.flush()
         try:
             while not call.done:
                 self.wait()
         except BaseException:
-            if isinstance(call, Call) and self.protocol.lost is None:
+            if self.protocol.lost is None:
                 self.protocol.abandon(call)
                 self.flush()
             raise
         return call.outcome()
 
     def wait(self) -> None:
-        """Take what comes next from the daemon. Raises TimeoutError after the connection's time-out."""
+        """Take what comes next: from the daemon, or a doorbell. Raises TimeoutError after the connection's time-out."""
         if self.protocol.lost is not None:
             raise self.protocol.lost
+        if self._listening:
+            self._wait_for_any()
+        else:
+            self._receive()
+        self.flush()
+
+    def _receive(self) -> None:
         try:
             receive_into(self.protocol, self._sock)
         except (ConnectionLost, PeerViolation) as error:
             self.protocol.lose(lost_by(error))
-        self.flush()
+        for end in self.protocol.take_attached():
+            if isinstance(end, DirectEnd):
+                self._listening[end.bell.fileno()] = end
+                self._poller.register(end.bell, select.POLLIN)
+                end.poll()
+
+    def _wait_for_any(self) -> None:
+        timeout = self._sock.gettimeout()
+        ready = self._poller.poll(None if timeout is None else timeout * 1000)
+        if not ready:
+            raise TimeoutError(f"nothing came within {timeout:g} seconds")
+        for descriptor, _ in ready:
+            end = self._listening.get(descriptor)
+            if end is None:
+                self._receive()
+            elif not end.heard():
+                self._poller.unregister(descriptor)
+                del self._listening[descriptor]
+                end.bell.close()
 
     def flush(self) -> None:
         """Send what there is to send."""
@@ -113,12 +144,16 @@ class Connection:
             with suppress(OSError):
                 self._sock.sendall(outgoing)
             outgoing.clear()
+        self.protocol.take_touched()  # nobody waits here but whoever calls
 
     def close(self) -> None:
         """Send what is left, and close."""
         self.flush()
         self._sock.close()
         self.protocol.lose(ConnectionLost("the connection has been closed here"))
+        for end in self._listening.values():
+            end.bell.close()
+        self._listening.clear()
 
 
 @contextmanager
@@ -185,10 +220,15 @@ class Machine:
             done += size
 
     def offer_channel(
-        self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False
+        self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False, mode: str = "hosted"
     ) -> OfferedChannel:
-        """Offer a channel, as its host. Without an instance id the daemon makes one."""
-        call = requests.offer_channel(self._connection.protocol, self._number, interface, instance, pipe)
+        """Offer a channel, as its host. Without an instance id the daemon makes one.
+
+        With ``mode="direct"`` this process works the rings itself, and the daemon carries the doorbells at most.
+        """
+        direct = requests.direct_memory(mode, self.memory)
+        protocol = self._connection.protocol
+        call = requests.offer_channel(protocol, self._number, interface, instance, pipe=pipe, direct=direct)
         self._connection.finish(call)
         return OfferedChannel(self._connection, self, call.built)
 
@@ -200,12 +240,17 @@ class Machine:
         wait: bool = True,
         send_pages: int = 0,
         receive_pages: int = 0,
+        mode: str = "hosted",
     ) -> Channel:
         """Open an offered channel, as its guest; waits for the offer unless told not to."""
         pages = send_pages, receive_pages
-        call = requests.open_channel(self._connection.protocol, self._number, interface, instance, wait, pages)
+        direct = requests.direct_memory(mode, self.memory)
+        protocol = self._connection.protocol
+        call = requests.open_channel(
+            protocol, self._number, interface, instance, wait=wait, ring_pages=pages, direct=direct
+        )
         self._connection.finish(call)
-        return Channel(self._connection, self, *call.built)
+        return Channel(self._connection, self, *requests.opened_state(call))
 
     def open_address(
         self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
@@ -224,7 +269,7 @@ class Machine:
 class Packet:
     """A packet that arrived. Complete it exactly once if its sender waits for that."""
 
-    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket) -> None:
+    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket) -> None:
         self._connection = connection
         self._machine = machine
         self._received = received
@@ -259,7 +304,7 @@ class _End:
         self._connection = connection
         self._machine = machine
 
-    def _open_state(self) -> ChannelState:
+    def _open_state(self) -> EndState:
         raise NotImplementedError
 
     def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
@@ -270,17 +315,17 @@ class _End:
 
     def post(self, payloads: Iterable[bytes]) -> int:
         """Send many packets without completion in few messages; returns their number when all are in the ring."""
-        (count,) = self._connection.finish(self._connection.protocol.post(self._open_state(), list(payloads)))
+        (count,) = self._connection.finish(requests.post(self._connection.protocol, self._open_state(), payloads))
         return int(count)
 
-    def _next(self, state: ChannelState | OfferState) -> Packet:
+    def _next(self, state: EndState | OfferState) -> Packet:
         _wait_for_item(self._connection, state)
         received = requests.take_packet(self._connection.protocol, state.items)
         self._connection.flush()
         return Packet(self._connection, self._machine, received)
 
 
-def _wait_for_item(connection: Connection, state: ChannelState | OfferState | AddressState) -> None:
+def _wait_for_item(connection: Connection, state: EndState | OfferState | AddressState) -> None:
     """Return when an inbox holds something; StopIteration when nothing comes any more, or the connection's loss."""
     while not state.items:
         if state.closed is not None:
@@ -293,12 +338,12 @@ def _wait_for_item(connection: Connection, state: ChannelState | OfferState | Ad
 class Channel(_End):
     """An open channel, from its guest. Iterate over it for the packets the host sends."""
 
-    def __init__(self, connection: Connection, machine: Machine, state: ChannelState, instance: UUID) -> None:
+    def __init__(self, connection: Connection, machine: Machine, state: EndState, instance: UUID) -> None:
         super().__init__(connection, machine)
         self.instance = instance
         self._state = state
 
-    def _open_state(self) -> ChannelState:
+    def _open_state(self) -> EndState:
         return self._state
 
     @property
@@ -349,7 +394,7 @@ class OfferedChannel(_End):
         self._state = state
         self.instance = state.instance
 
-    def _open_state(self) -> ChannelState:
+    def _open_state(self) -> EndState:
         return requests.opening_of(self._state)
 
     @property

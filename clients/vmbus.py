@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from clients import requests
-from clients.inbox import ChannelState, OfferState, ReceivedPacket
+from clients.direct import DirectPacket
+from clients.inbox import EndState, OfferState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory, pages_of
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, Identity
@@ -73,10 +74,15 @@ class Machine:
     # ---- channels
 
     async def offer_channel(
-        self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False
+        self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False, mode: str = "hosted"
     ) -> OfferedChannel:
-        """Offer a channel, as its host. Without an instance id the daemon makes one."""
-        call = requests.offer_channel(self._connection.protocol, self._number, interface, instance, pipe)
+        """Offer a channel, as its host. Without an instance id the daemon makes one.
+
+        With ``mode="direct"`` this process works the rings itself, and the daemon carries the doorbells at most.
+        """
+        direct = requests.direct_memory(mode, self.memory)
+        protocol = self._connection.protocol
+        call = requests.offer_channel(protocol, self._number, interface, instance, pipe=pipe, direct=direct)
         await self._connection.finish(call)
         return OfferedChannel(self._connection, self, call.built)
 
@@ -88,15 +94,20 @@ class Machine:
         wait: bool = True,
         send_pages: int = 0,
         receive_pages: int = 0,
+        mode: str = "hosted",
     ) -> Channel:
         """Open an offered channel, as its guest; waits for the offer unless told not to.
 
         ``send_pages`` and ``receive_pages`` are data pages of the two rings; 0 takes the daemon's default.
         """
         pages = send_pages, receive_pages
-        call = requests.open_channel(self._connection.protocol, self._number, interface, instance, wait, pages)
+        direct = requests.direct_memory(mode, self.memory)
+        protocol = self._connection.protocol
+        call = requests.open_channel(
+            protocol, self._number, interface, instance, wait=wait, ring_pages=pages, direct=direct
+        )
         await self._connection.finish(call)
-        return Channel(self._connection, self, *call.built)
+        return Channel(self._connection, self, *requests.opened_state(call))
 
     # ---- datagrams
 
@@ -117,7 +128,7 @@ class Machine:
 class Packet:
     """A packet that arrived. Complete it exactly once if its sender waits for that."""
 
-    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket) -> None:
+    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket) -> None:
         self._connection = connection
         self._machine = machine
         self._received = received
@@ -153,7 +164,7 @@ class _End:
         self._connection = connection
         self._machine = machine
 
-    def _open_state(self) -> ChannelState:
+    def _open_state(self) -> EndState:
         raise NotImplementedError
 
     async def send(
@@ -166,11 +177,11 @@ class _End:
 
     async def post(self, payloads: Iterable[bytes]) -> int:
         """Send many packets without completion in few messages; returns their number when all are in the ring."""
-        post = self._connection.protocol.post(self._open_state(), list(payloads))
+        post = requests.post(self._connection.protocol, self._open_state(), payloads)
         (count,) = await self._connection.finish(post)
         return int(count)
 
-    async def _next(self, state: ChannelState | OfferState) -> Packet:
+    async def _next(self, state: EndState | OfferState) -> Packet:
         while not state.items:
             if state.closed is not None:
                 if self._connection.protocol.lost is not None:
@@ -186,12 +197,12 @@ class _End:
 class Channel(_End):
     """An open channel, from its guest. Iterate over it for the packets the host sends."""
 
-    def __init__(self, connection: Connection, machine: Machine, state: ChannelState, instance: UUID) -> None:
+    def __init__(self, connection: Connection, machine: Machine, state: EndState, instance: UUID) -> None:
         super().__init__(connection, machine)
         self.instance = instance
         self._state = state
 
-    def _open_state(self) -> ChannelState:
+    def _open_state(self) -> EndState:
         return self._state
 
     @property
@@ -246,7 +257,7 @@ class OfferedChannel(_End):
         self._state = state
         self.instance = state.instance
 
-    def _open_state(self) -> ChannelState:
+    def _open_state(self) -> EndState:
         return requests.opening_of(self._state)
 
     @property

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from clients import requests
 from clients.inbox import AddressState, ChannelState, OfferState
-from clients.protocol import GRANT, Call, ClientProtocol, ConnectionLost, Post, RequestFailed, hello_arguments
+from clients.calls import Post
+from clients.protocol import GRANT, Call, ClientProtocol, ConnectionLost, RequestFailed, hello_arguments
 from emulator.status import NtStatus
 from emulator.tdi.structures import SocketAddress, pack_transport_address
 from emulator.vmbus.packets import encode_in_band
@@ -108,7 +109,7 @@ class Daemon:
         return state
 
     def open_call(self) -> Call:
-        return requests.open_channel(self.protocol, 1, INTERFACE, None, True, (0, 0))
+        return requests.open_channel(self.protocol, 1, INTERFACE, None, wait=True, ring_pages=(0, 0))
 
     def address(self, number: int = 1, packets: int = 8, byte_count: int = 65536) -> AddressState:
         call = requests.open_address(self.protocol, 1, "udp", ("127.0.0.1", 0), False)
@@ -118,14 +119,16 @@ class Daemon:
         return state
 
     def offer(self, number: int = 1) -> OfferState:
-        call = requests.offer_channel(self.protocol, 1, INTERFACE, None, False)
+        call = requests.offer_channel(self.protocol, 1, INTERFACE, None, pipe=False)
         self.heard()
         self.answer(call, number, INSTANCE.bytes_le)
         state: OfferState = call.built
         return state
 
     def send(self, state: ChannelState, payload: bytes = b"12345678") -> Call:
-        return requests.send(self.protocol, state, payload, None, WAIT)
+        call = requests.send(self.protocol, state, payload, None, WAIT)
+        assert isinstance(call, Call)
+        return call
 
 
 def error_of(call: Call) -> tuple[NtStatus, str]:
@@ -254,7 +257,7 @@ def test_an_offer_an_address_and_pages_for_nobody_are_given_back(answered_first:
     daemon = Daemon()
     protocol = daemon.protocol
     calls = [
-        requests.offer_channel(protocol, 1, INTERFACE, None, False),
+        requests.offer_channel(protocol, 1, INTERFACE, None, pipe=False),
         requests.open_address(protocol, 1, "udp", ("127.0.0.1", 0), False),
         requests.allocate_pages(protocol, 1, 2),
     ]

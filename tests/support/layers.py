@@ -85,9 +85,9 @@ class Violation(NamedTuple):
 
 FOUNDATION = ("emulator.status", "emulator.memory")
 MEETING_PLACE = "emulator.place"
-CLIENT_CORE = ("clients.protocol", "clients.inbox")
+CLIENT_CORE = ("clients.protocol", "clients.inbox", "clients.calls")
 BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
-CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix")
+CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix", "clients.direct")
 BELOW_CLIENTS = (
     *FOUNDATION,
     "emulator.vmbus",

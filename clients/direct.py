@@ -1,0 +1,399 @@
+"""Direct endpoints: the ring code runs in this process, over the shared guest memory; a socket is the doorbell.
+
+The control conversation stays with the daemon; what is here begins when a channel is open and ends when it says so.
+Semantics are the daemon's own (``ChannelEndpoint``), so a channel behaves the same whoever works its rings.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+from clients.calls import RequestFailed
+from clients.inbox import OfferState
+from emulator.memory import GpaRange, GuestMemory, Mdl
+from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.vmbus.endpoint import ChannelEndpoint, Completed, EndpointLimits, ReceivedPacket, Side
+from emulator.vmbus.packets import RingCorruption
+from emulator.vmbus.profile import KmclProfile
+from emulator.vmbus.ring import (
+    RING_NEEDS_FENCE,
+    Fence,
+    RingMemory,
+    RingReceiver,
+    RingSender,
+    initialise_as_host,
+    no_fence,
+)
+from emulator.wire.runs import unpack_pfns
+
+# Packets kept here until they are taken; behind them the ring is the queue.
+INBOX_PACKETS = 256
+TURN_BYTES = 1024 * 1024
+HEARD_BYTES = 4096
+NOT_WAITING = int(socket.MSG_DONTWAIT) | int(socket.MSG_NOSIGNAL)
+
+_lock = threading.Lock()
+
+
+def _lock_fence() -> None:
+    """Order a store before a later load: a lock's acquire and release is a full barrier on x86-64."""
+    _lock.acquire()
+    _lock.release()
+
+
+def ring_fence() -> Fence:
+    """The fence the rings of this process need. Raises RequestFailed where plain Python has none."""
+    if not RING_NEEDS_FENCE:
+        return no_fence
+    if platform.machine() != "x86_64":
+        text = "direct channels on this architecture need the compiled ring; install a C compiler and install again"
+        raise RequestFailed(NtStatus.NOT_SUPPORTED, text)
+    return _lock_fence
+
+
+class Rings(NamedTuple):
+    """What the daemon says of a direct channel's rings."""
+
+    pfns: bytes
+    downstream: int
+    packet_bytes: int
+    external_bytes: int
+    external_mdls: int
+    descriptors: int
+
+
+class DirectCall:
+    """One packet of ours, and its end."""
+
+    __slots__ = ("_end", "done", "error", "result", "transaction_id", "waiter", "waits")
+
+    def __init__(self, end: DirectEnd, waits: bool) -> None:
+        self._end = end
+        self.waits = waits
+        self.done = False
+        self.error: Exception | None = None
+        self.result: tuple[Any, ...] = ()
+        self.transaction_id = 0
+        self.waiter: Any = None
+
+    def outcome(self) -> tuple[Any, ...]:
+        """The result of a call that is done; raises its error."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        if not self.done:
+            self._end.cancel(self)
+
+
+class DirectPost:
+    """Many packets without completion; done when all are in the ring, or one failed."""
+
+    def __init__(self, packets: int) -> None:
+        self.packets = packets
+        self.unwritten = packets
+        self.error: Exception | None = None
+        self.waiter: Any = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        return self.error is not None or not self.unwritten
+
+    def outcome(self) -> tuple[Any, ...]:
+        """How many packets were sent; raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        return (self.packets,)
+
+    def abandon(self) -> None:
+        """Packets on their way into the ring stay on their way."""
+
+
+class DirectPacket:
+    """A packet as it came out of the ring, with what the faces ask of one."""
+
+    __slots__ = ("_packet", "completed", "handle", "payload", "ranges", "state")
+
+    range_error = None
+
+    def __init__(self, state: DirectEnd, packet: ReceivedPacket) -> None:
+        self.state = state
+        self.handle = packet.handle
+        self.payload = packet.payload
+        self.ranges: tuple[GpaRange, ...] = packet.ranges
+        self.completed = False
+        self._packet = packet
+
+    @property
+    def wants_completion(self) -> bool:
+        """Whether the sender waits for a completion."""
+        return self._packet.completion_requested
+
+    @property
+    def has_external_data(self) -> bool:
+        """Whether it points at guest memory."""
+        return self._packet.has_external_data
+
+    @property
+    def refusal(self) -> tuple[int, str] | None:
+        """Why its external data cannot be used."""
+        error = self._packet.external_error
+        return None if error is None else (int(error.status), error.text)
+
+
+class Owner(Protocol):
+    """The conversation a direct end belongs to."""
+
+    def touch(self, changed: Any) -> None:
+        """Something changed that somebody may wait for."""
+
+    def broke(self, state: DirectEnd, reason: str) -> None:
+        """The end is unusable: close the channel."""
+
+
+class DirectEnd:
+    """One end of an open channel, worked here. Its owner is told what changed; its doorbell never blocks."""
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        side: Side,
+        number: int,
+        rings: tuple[Any, ...],
+        bell: socket.socket,
+        *,
+        pipe: bool,
+        offer: OfferState | None,
+        owner: Owner,
+    ) -> None:
+        self.number = number
+        self.offer = offer
+        self.closed: tuple[NtStatus, str] | None = None
+        self.items: deque[Any] = deque() if offer is None else offer.items
+        self.waiter: Any = None
+        self.bell = bell
+        self.broken: str | None = None
+        self._owner = owner
+        self._touch = owner.touch
+        self._held: deque[tuple[Any, Callable[[], None]]] = deque()
+        self._more = False
+        self._endpoint = _endpoint(memory, side, Rings(*rings), pipe)
+
+    # ---- doorbells
+
+    def _ring(self) -> None:
+        try:
+            self.bell.send(b"\0", NOT_WAITING)
+        except OSError:
+            return  # full: it has one to hear still; closed: the daemon says so
+
+    def heard(self) -> bool:
+        """The doorbell can be read: look at the rings. False when it will never ring again."""
+        try:
+            if not self.bell.recv(HEARD_BYTES, NOT_WAITING):
+                return False
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        self.poll()
+        return True
+
+    def poll(self) -> None:
+        """Take in what the rings hold, as far as there is room for it, and send what waited."""
+        try:
+            while self.closed is None and self.broken is None and self._poll_once():
+                pass
+        except RingCorruption as corruption:
+            self._break(corruption)
+
+    def _poll_once(self) -> bool:
+        endpoint = self._endpoint
+        progress = endpoint.receive(INBOX_PACKETS - len(self.items), TURN_BYTES)
+        for completed in progress.completed:
+            self._completed(completed)
+        if progress.packets:
+            self.items.extend([DirectPacket(self, packet) for packet in progress.packets])
+            self._touch(self if self.offer is None else self.offer)
+        if progress.doorbell:
+            self._ring()
+        self._send_held()
+        self._more = progress.more
+        if progress.more:
+            return bool(progress.packets) and len(self.items) < INBOX_PACKETS and not progress.quota_blocked
+        return not endpoint.go_idle()
+
+    def _break(self, violation: PeerViolation) -> None:
+        """The rings are damaged: nothing more goes through them, and the channel is closed."""
+        if self.broken is None:
+            self.broken = f"the ring is damaged, as this end found: {violation}"
+            self._owner.broke(self, self.broken)
+
+    # ---- sending
+
+    def send(self, buffer: bytes, mdl: Mdl | None, flags: int) -> DirectCall:
+        """Windows: VmbPacketSend."""
+        call = DirectCall(self, bool(flags & 1))
+        self._start(call, lambda: self._put(call, self._endpoint.send(buffer, mdl, flags, call)))
+        return call
+
+    def send_external(self, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DirectCall:
+        """Windows: VmbPacketSendWithExternalMdl."""
+        call = DirectCall(self, bool(flags & 1))
+        send = self._endpoint.send_with_external_mdl
+        self._start(call, lambda: self._put(call, send(buffer, mdl, *span, flags, call)))
+        return call
+
+    def post(self, payloads: list[bytes]) -> DirectPost:
+        """Many packets without completion, in few publications."""
+        post = DirectPost(len(payloads))
+        for first in range(0, len(payloads), 64):
+            portion = payloads[first : first + 64]
+            self._start(post, lambda portion=portion: self._put_many(post, portion))  # type: ignore[misc]
+        return post
+
+    def _start(self, call: Any, attempt: Callable[[], None]) -> None:
+        if self.closed is not None or self.broken is not None:
+            self._end(call, RequestFailed(*(self.closed or (NtStatus.DEVICE_REMOVED, self.broken or ""))))
+        else:
+            self._held.append((call, attempt))
+            self._send_held()
+
+    def _send_held(self) -> None:
+        """Send what waits for the line in front of the ring, in order."""
+        while self._held:
+            call, attempt = self._held[0]
+            try:
+                if not call.done:
+                    attempt()
+            except Refused as refusal:
+                if refusal.status is NtStatus.INSUFFICIENT_RESOURCES and self._endpoint.queued_packets:
+                    return
+                self._end(call, RequestFailed(refusal.status, refusal.text))
+            except RingCorruption as corruption:
+                self._break(corruption)
+                return
+            self._held.popleft()
+
+    def _put(self, call: DirectCall, outcome: Any) -> None:
+        call.transaction_id = outcome.transaction_id
+        if outcome.doorbell:
+            self._ring()
+        if outcome.written and not call.waits:
+            call.result = int(NtStatus.SUCCESS), b""
+            call.done = True
+            self._touch(call)
+
+    def _put_many(self, post: DirectPost, payloads: list[bytes]) -> None:
+        outcome = self._endpoint.send_many(payloads, [post] * len(payloads))
+        if outcome.doorbell:
+            self._ring()
+        post.unwritten -= outcome.written
+        if post.done:
+            self._touch(post)
+
+    def _completed(self, completed: Completed) -> None:
+        call: Any = completed.context
+        if not completed.status.is_success:
+            reason = self.closed[1] if self.closed is not None else "the packet was cancelled"
+            self._end(call, RequestFailed(completed.status, reason))
+        elif isinstance(call, DirectPost):
+            call.unwritten -= 1
+            if call.done:
+                self._touch(call)
+        elif not call.done:
+            call.result = int(completed.status), completed.payload
+            call.done = True
+            self._touch(call)
+
+    def _end(self, call: Any, error: Exception) -> None:
+        if not call.done:
+            call.error = error
+            if isinstance(call, DirectCall):
+                call.done = True
+            self._touch(call)
+
+    def cancel(self, call: DirectCall) -> None:
+        """Give up a packet."""
+        if call.transaction_id and self.broken is None and self.closed is None:
+            try:
+                completed = self._endpoint.cancel(call.transaction_id)
+            except RingCorruption as corruption:
+                self._break(corruption)
+                return
+            if completed is not None:
+                self._completed(completed)
+        self._end(call, RequestFailed(NtStatus.CANCELLED, "the call was abandoned"))
+
+    # ---- receiving
+
+    def take(self) -> DirectPacket:
+        """The oldest packet; the ring fills the room it leaves."""
+        packet: DirectPacket = self.items.popleft()
+        if self._more and 2 * len(self.items) < INBOX_PACKETS:
+            self.poll()
+        return packet
+
+    def complete(self, packet: DirectPacket, payload: bytes) -> None:
+        """Windows: VmbChannelPacketComplete."""
+        if self.closed is not None or self.broken is not None or not self._endpoint.holds(packet.handle):
+            return
+        try:
+            outcome = self._endpoint.complete(packet.handle, payload)
+        except Refused as refusal:
+            raise RequestFailed(refusal.status, refusal.text) from None
+        except RingCorruption as corruption:
+            self._break(corruption)
+            return
+        if outcome.doorbell:
+            self._ring()
+        if outcome.receive_again:
+            self.poll()
+
+    def fail(self, packet: DirectPacket) -> None:
+        """Windows: VmbChannelPacketFail."""
+        if self.closed is None and self.broken is None and self._endpoint.holds(packet.handle):
+            self._endpoint.fail(packet.handle)
+
+    def close(self, status: NtStatus, reason: str) -> None:
+        """The channel is over: whatever was under way ends once."""
+        if self.closed is not None:
+            return
+        self.closed = status, reason
+        for completed in self._endpoint.close(status):
+            self._completed(completed)
+        while self._held:
+            self._end(self._held.popleft()[0], RequestFailed(status, reason))
+        with suppress(OSError):
+            # Whoever listens to it hears that, and closes it.
+            self.bell.shutdown(socket.SHUT_RDWR)
+        self._touch(self)
+
+
+def _endpoint(memory: GuestMemory, side: Side, rings: Rings, pipe: bool) -> ChannelEndpoint:
+    """The endpoint over a channel's rings. Raises RingCorruption for rings that somebody has written to."""
+    pfns = unpack_pfns(rings.pfns)
+    to_host = RingMemory.over(memory, pfns[: rings.downstream])
+    to_guest = RingMemory.over(memory, pfns[rings.downstream :])
+    incoming, outgoing = (to_guest, to_host) if side is Side.GUEST else (to_host, to_guest)
+    if side is Side.HOST:
+        initialise_as_host(incoming=incoming, outgoing=outgoing)
+    limits = EndpointLimits(
+        max_packet_bytes=rings.packet_bytes,
+        max_external_bytes=rings.external_bytes,
+        max_external_chain=rings.external_mdls,
+        outgoing_ring_pages=max(1, outgoing.data_bytes // 4096),
+        incoming_ring_pages=max(1, incoming.data_bytes // 4096),
+    )
+    fence = ring_fence()
+    receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
+    return ChannelEndpoint(side, receiver, sender, memory, KmclProfile(hold_unasked_packets=False), limits, pipe)
