@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgpack
 
+from emulator.memory import GpaRange, Mdl, MdlFlags
 from emulator.status import NtStatus
+from emulator.vmbus.packets import encode_gpa_direct, encode_in_band
 from emulator.wire.codec import FrameLimits, encode_notification, encode_request, encode_response
 from emulator.wire.fields import Field
-from emulator.wire.prose import CONVERSATION, EXAMPLE, RUNS
-from emulator.wire.runs import MOST_MDLS
+from emulator.wire.prose import CONVERSATION, EXAMPLE, EXAMPLE_RUNS, RUNS
+from emulator.wire.runs import MOST_MDLS, pack_mdl_chain
 from emulator.wire.schema import CHANNEL_WINDOW, HELLO, METHODS, PROTOCOL_VERSION, Kind, Method
 from emulator.wire.window import PACKET_OVERHEAD_BYTES
 
@@ -37,7 +39,8 @@ _COST_TABLE = _table(
         (
             "`packet.send`, `packet.send_external_mdl`",
             f"length of `buffer` + length of `mdl` + {PACKET_OVERHEAD_BYTES}",
-            "`channel.window`, when it has left the ring, was refused, or was cancelled before it was in the ring",
+            "`channel.window`, when it has left the ring (if the other end is direct: when it is in the ring), "
+            "was refused, or was cancelled before it was in the ring",
         ),
         ("each packet of `packet.send_run`", f"its payload, padded to 8 bytes, + {PACKET_OVERHEAD_BYTES}", "the same"),
         (
@@ -144,12 +147,12 @@ def _fields(one: str, many: str, fields: Sequence[Field]) -> str:
     )
 
 
-def _annotated(frame: bytes, parts: Iterable[tuple[bytes, str]]) -> str:
+def _annotated(frame: bytes, parts: Iterable[tuple[bytes, str]], language: str = "text") -> str:
     """A frame's bytes in hex, a line for each part; the parts have to be the frame."""
     parts = list(parts)
     if b"".join(part for part, _ in parts) != frame:
         raise AssertionError(f"the parts are not the frame {frame.hex(' ')}")
-    return "\n".join(["```text", *(f"{part.hex(' '):<46}{meaning}" for part, meaning in parts), "```\n"])
+    return "\n".join([f"```{language}", *(f"{part.hex(' '):<46}{meaning}" for part, meaning in parts), "```\n"])
 
 
 def _array(count: int, meaning: str) -> tuple[bytes, str]:
@@ -180,6 +183,48 @@ def _example() -> Iterator[str]:
     head = [_array(3, "the message"), _value(2, "notification"), _value(CHANNEL_WINDOW.name, "method")]
     head.append(_array(len(granted), "params"))
     yield _annotated(encode_notification(CHANNEL_WINDOW, *granted), [*head, *_named(CHANNEL_WINDOW.params, granted)])
+    yield from _example_runs()
+
+
+def _example_runs() -> Iterator[str]:
+    external = GpaRange(5000, 16, (0x101, 0x200))
+    locked = MdlFlags.PAGES_LOCKED
+    yield EXAMPLE_RUNS
+    chain = Mdl(external.byte_offset, external.byte_count, external.pfns, locked)
+    words = [(external.byte_count, "byte_count"), (external.byte_offset, "byte_offset"), (int(locked), "flags")]
+    words.append((len(external.pfns), "page_count"))
+    pages = [_number(8, pfn, "page") for pfn in external.pfns]
+    yield _annotated(pack_mdl_chain(chain), [*(_number(4, *word) for word in words), *pages], "hexdump")
+    run = encode_in_band(b"ping", 7) + encode_gpa_direct([external], b"data", 8)
+    ranges = [
+        (0, "reserved"),
+        (1, "range count"),
+        (external.byte_count, "byte_count"),
+        (external.byte_offset, "byte_offset"),
+    ]
+    parts = [
+        *_descriptor(6, 16, 24, 0, 7),
+        (b"ping\0\0\0\0", "payload, padded"),
+        *_descriptor(9, 48, 56, 1, 8),
+        *(_number(4, *word) for word in ranges),
+        *pages,
+        (b"data\0\0\0\0", "payload, padded"),
+    ]
+    yield _annotated(run, parts, "hexdump")
+
+
+def _number(width: int, value: int, meaning: str) -> tuple[bytes, str]:
+    return value.to_bytes(width, "little"), f"{value if value < 0x100 or width < 8 else hex(value)}: {meaning}"
+
+
+def _descriptor(kind: int, payload_at: int, length: int, flags: int, transaction_id: int) -> list[tuple[bytes, str]]:
+    return [
+        _number(2, kind, "type"),
+        _number(2, payload_at // 8, f"data_offset8: the payload begins at byte {payload_at}"),
+        _number(2, length // 8, f"length8: {length} bytes"),
+        _number(2, flags, "flags"),
+        _number(8, transaction_id, "transaction_id"),
+    ]
 
 
 def render() -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 CONVERSATION = """\
 # The wire protocol, version {version}
 
-<!-- Made by `python -m emulator.wire.document`; to change it, edit emulator/wire/schema.py or document.py. -->
+<!-- Made by `python -m emulator.wire.document`; to change it, edit schema.py, prose.py or document.py there. -->
 
 How a client, in any language, talks to `vmbusd`. Read this page from top to bottom once, then keep the
 [table of methods](#methods) open.
 
 ## Connection
 
-Connect a Unix stream socket to the daemon's path. Both sides then send **MessagePack-RPC** messages, back
+Connect a Unix stream socket to the daemon's path: what `vmbusd --socket` says, else `$VMBUS_SOCKET`, else
+`vmbusd.sock` in `$XDG_RUNTIME_DIR`, else `/run/vmbusd.sock` for root and `/tmp/vmbusd-UID.sock` for others
+(UID in decimal). Both sides then send **MessagePack-RPC** messages, back
 to back, in both directions: a message is one MessagePack array, it ends where MessagePack says that it
 ends, and no length goes before it.
 
@@ -37,6 +39,15 @@ highest protocol version the client speaks; the daemon chooses one or ends the s
 sent before it, though there is no need to wait for its response. A client that says no hello, or leaves a
 frame unfinished, is dropped after a while (10 seconds each, unless configured).
 
+**Order.** The daemon takes a client's messages one after the other, as they were sent. So a request may
+follow one that is still unanswered, and sees what that has done; only what needs a number from the answer
+has to wait. The daemon sends a number (`channel.open`'s response, `channel.opened`, and so on) before
+anything that uses it, but perhaps in one piece with it: enter a new channel or address into your tables
+before you look at the next message.
+
+**Keep reading**, also while you have much to write. When more than the daemon will hold for a client waits
+to be read (16 MiB, unless configured), the session ends.
+
 **Ping.** Either side may send `ping`; answer it with `[]`.
 
 **Cancel.** `cancel` names the msgid of an own request and asks for its early end. The request still gets
@@ -56,7 +67,10 @@ is then closed, freed and completed at its peers.
 | arrays inside each other, the message itself included | {depth} |
 | unanswered requests of one client | as `hello` answers |
 
-They hold in both directions, together with the limits of each field. The daemon checks them before it has
+A packet that waits for its completion is an unanswered request, also long after its window came back. Leave a
+few of them unused, so that a close still gets through; `cancel` and `packet.complete` are no requests.
+
+The limits hold in both directions, together with the limits of each field. The daemon checks them before it has
 all of a message, so a length that is too large is refused at once. Ext types are not part of the protocol,
 nor are timestamps; a `str` is valid UTF-8; `bin` and `str` are different types and cannot stand for each
 other. Integers may use any width.
@@ -98,7 +112,8 @@ Therefore:
 
 Map it shared, readable and writable, `memory_bytes` long. A byte's guest physical address is its offset;
 pages have 4,096 bytes, and a page number is an address divided by that. The file is sealed and cannot be
-resized. A client that cannot map uses `memory.read` and `memory.write`. Never pass descriptors to the
+resized. A client that cannot map uses `memory.read` and `memory.write`; page numbers that
+`memory.allocate` gives out need not be neighbours. Never pass descriptors to the
 daemon.
 
 ## Windows
@@ -116,7 +131,44 @@ Completions, cancels and closes cost nothing. Whoever returns room may collect i
 later than when half of the packets or half of the bytes of the first grant are due; then neither side ever
 waits for the other. A client that grants 0 gets nothing. A client that sends without a window breaks the
 protocol: it has to queue. A request whose method or arguments are refused unread (by this page's tables)
-is not counted, so a client checks them before it spends.
+is not counted, so a client checks them before it spends. What waits for a window waits in the order it was to
+be sent. Many `packet.send` may be on the way at once: that is what the window is for.
+
+## Channels
+
+**Opening.** A host attaches to the machine and sends `channel.offer`; a guest sends `channel.open`, and the
+host gets `channel.opened`. One guest at a time has an offer open; another one's open is refused, unless a
+further offer matches. With `wait` true and no matching offer, the open stays unanswered until there is one,
+however long that takes; `cancel` gives up.
+
+**Sending.** Guest and host send with the same requests.
+
+* `buffer` is the payload and nothing else: the daemon makes the descriptor, the padding, the transaction id
+  and, on a named-pipe channel, the pipe header. Its greatest length is configured (`packet_bytes`); a packet
+  that can never fit the ring is refused too.
+* The response to a send with WAIT_FOR_COMPLETION comes when the other side has completed the packet. Its
+  `payload` is the completion's, padded with zeros to a multiple of 8 bytes. It has no pipe header, so this is
+  true of named-pipe channels as well. The other side's `packet.complete` passes the payload only.
+* A `status` in a send's result is a success. A send that was refused, cancelled, or cut off by the end of its
+  channel gets an error instead.
+* External data goes from guest to host, not from host to guest and not on a named-pipe channel. It needs
+  WAIT_FOR_COMPLETION, and one of the two MDL flags in each MDL. The daemon copies none of it: the host looks at
+  those very pages, so leave them as they are until the completion.
+* `packet.send` sends all that its `mdl` describes. `packet.send_external_mdl` sends `length` bytes from
+  `offset`, both counted in the buffer the whole chain describes, and `length` 0 is all the rest. With
+  FORCE_MDL_LENGTH only the first MDL counts, and `length`, which must not be 0 then, may go beyond it up to
+  the end of its last page.
+* PAGED_BUFFER is accepted and changes nothing here.
+
+**Receiving.** `channel.packets` brings one packet or more as a run, see [Packets](#packets). A packet that
+`errors` names was delivered like the others and is completed like them; only its external data must not be
+used.
+
+**Closing.** Either side sends `channel.close`. It gets the errors of its unanswered packets, then the response,
+and no `channel.closed`. The other side gets the responses to all its packets, then `channel.closed`; so it does
+when the offer is rescinded, when the program at the other end is gone, or when a ring is found damaged. The
+number is dead then: drop what still names it, do not close it again, and leave packets that were not completed
+alone. The host's offer stands, unless it was rescinded, and the next opening is a channel with another number.
 """
 
 RUNS = """\
@@ -143,11 +195,15 @@ As they stand in a ring, without the 8-byte footer. The descriptor says how long
 
 {packet_table}
 
-From byte 16 on, types 7 and 9 have their list of ranges; the payload begins at 8 times `data_offset8`, and
-is padded with zeros to a multiple of 8 bytes, so a receiver cannot see where in the last 8 it ended. On a
-named-pipe channel the payload begins with two u32, the number 1 and the exact length of what follows them.
+From byte 16 on, types 7 and 9 have their list of ranges; the payload begins at 8 times `data_offset8`, goes
+to the end of the packet, and is padded with zeros to a multiple of 8 bytes, so a receiver cannot see where in
+the last 8 it ended. On a named-pipe channel the payload begins with the pipe header, two u32: the number 1,
+and the exact length of what follows them.
 
 {kind_table}
+
+A range of type 9 has as many page numbers as `byte_offset` + `byte_count` bytes touch; `byte_offset` is below
+4,096 and counts in the first of them.
 
 A delivered packet with external data names pages of the machine's memory: read and write them there, until
 the packet is completed. `packet.send_run` takes type 6 without flags only.
@@ -171,6 +227,9 @@ bytes of address, scope u32 little-endian: 34 bytes in all.
 ## Values
 
 * A GUID is 16 bytes as Windows stores it: its first three groups little-endian, the rest in order of writing.
+  00112233-4455-6677-8899-aabbccddeeff is `33 22 11 00 55 44 77 66 88 99 aa bb cc dd ee ff`.
+* The u64 values the daemon sends in messages stay below 2 to the power of 53, so a language whose numbers are
+  doubles loses nothing. Transaction ids in a run are any 64 bits.
 * `flags` of the two sends: 0x1 WAIT_FOR_COMPLETION, 0x2 FORCE_MDL_LENGTH, 0x4 PAGED_BUFFER.
 * A status is an NTSTATUS; its top two bits are 0 success, 1 information, 2 warning, 3 error.
 """
@@ -180,4 +239,10 @@ EXAMPLE = """\
 
 A client that calls itself `example` says hello; the daemon answers. Then the client grants 16 more packets
 and 65,536 more bytes on channel 3.
+"""
+
+EXAMPLE_RUNS = """\
+Two runs. The MDL chain of one MDL: 5,000 bytes that begin 16 bytes into page 0x101 and end in page 0x200, which
+is not its neighbour. Then packets as `channel.packets` brings them: one in-band with the payload `ping` that asks
+for nothing, and one with the payload `data` and that MDL's bytes as external data.
 """
