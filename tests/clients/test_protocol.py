@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients import requests
-from clients.inbox import AddressState, ChannelState, OfferState
 from clients.calls import Post
+from clients.inbox import AddressState, ChannelState, OfferState
 from clients.protocol import GRANT, Call, ClientProtocol, ConnectionLost, RequestFailed, hello_arguments
 from emulator.status import NtStatus
 from emulator.tdi.structures import SocketAddress, pack_transport_address
