@@ -65,9 +65,11 @@ GOALS = (
     Goal("two processes one way, 64 B: compiled, against Pipe", "compiled stream", "Pipe stream", 60, faster=True),
     Goal("two processes one way, 64 B: pure, against Pipe", "pure stream", "Pipe stream", 3, faster=True),
     Goal("two processes one way, 64 B: compiled, against C", "compiled stream", "C stream"),
+    Goal("there and back, one cpu: compiled, against Pipe", "compiled bare trip", "Pipe trip", 0.4),
+    Goal("there and back, one cpu: pure, against Pipe", "pure bare trip", "Pipe trip", 0.75),
     Goal("request to completion, one cpu: compiled, against Pipe", "compiled trip", "Pipe trip", 0.4),
     Goal("request to completion, one cpu: pure, against Pipe", "pure trip", "Pipe trip", 0.75),
-    Goal("request to completion, one cpu: C, against Pipe", "C trip", "Pipe trip"),
+    Goal("there and back, one cpu: C, against Pipe", "C trip", "Pipe trip"),
     Goal("request to completion, one cpu, in trio: compiled, against Pipe", "compiled trio trip", "Pipe trip"),
     Goal("request to completion, one cpu, in trio: pure, against Pipe", "pure trio trip", "Pipe trip"),
     Goal("scattered pages against contiguous: compiled, 64 B", "compiled scattered 64", "compiled batch 64"),
@@ -129,6 +131,7 @@ def build_measures(name: str, build: RingBuild, scale: float) -> dict[str, Measu
 
             measures[f"{name} {label} {size}"] = measure
     measures[f"{name} stream"] = lambda: ring_ends.stream(build, 64, count)
+    measures[f"{name} bare trip"] = pinned(lambda: ring_ends.bare_trip(build, 64, trips))
     measures[f"{name} trip"] = pinned(lambda: ring_ends.trip(build, 64, trips))
     measures[f"{name} trio trip"] = pinned(lambda: ring_ends.trio_trip(build, 64, trips))
     return measures

@@ -30,6 +30,7 @@ _descriptor = struct.Struct("<HHHHQ")
 _range_descriptor = struct.Struct("<HHHHQII")
 _transfer_descriptor = struct.Struct("<HHHHQHBBI")
 _pair = struct.Struct("<II")
+_new = tuple.__new__  # a third of the price of calling a named tuple's class
 _pack_descriptor = _descriptor.pack
 _unpack_descriptor = _descriptor.unpack_from
 _PADDING = tuple(bytes(-n & 7) for n in range(8))
@@ -169,7 +170,7 @@ def parse_packet_untrusted(image: bytes) -> Packet:
         raise RingCorruption(f"packet flags 0x{flags:04X} have bits other than 0x1")
     payload = image[data_offset8 << 3 :]
     if kind is _IN_BAND or kind is _COMPLETION:
-        return Packet(kind, flags, transaction_id, payload)
+        return _new(Packet, (kind, flags, transaction_id, payload, (), None, None))
     if data_offset8 < 3:
         raise RingCorruption(f"a packet of type {type_number} has its payload at 16, inside its own 24-byte header")
     range_count = int.from_bytes(image[20:24], "little")
