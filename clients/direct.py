@@ -35,6 +35,8 @@ from emulator.wire.runs import unpack_pfns
 # Packets kept here until they are taken; behind them the ring is the queue.
 INBOX_PACKETS = 256
 TURN_BYTES = 1024 * 1024
+# More than any ring holds: its largest data area over the smallest packet with its footer.
+MOST_RING_PACKETS = 8190 * 4096 // 24
 HEARD_BYTES = 4096
 NOT_WAITING = int(socket.MSG_DONTWAIT) | int(socket.MSG_NOSIGNAL)
 
@@ -200,6 +202,7 @@ class DirectEnd:
         """The doorbell can be read: look at the rings. False when it will never ring again."""
         try:
             if not self.bell.recv(HEARD_BYTES, NOT_WAITING):
+                self.poll()
                 return False
         except BlockingIOError:
             pass
@@ -208,17 +211,17 @@ class DirectEnd:
         self.poll()
         return True
 
-    def poll(self) -> None:
-        """Take in what the rings hold, as far as there is room for it, and send what waited."""
+    def poll(self, most: int = INBOX_PACKETS) -> None:
+        """Take in what the rings hold, up to ``most`` packets that nobody has taken yet, and send what waited."""
         try:
-            while self.closed is None and self.broken is None and self._poll_once():
+            while self.closed is None and self.broken is None and self._poll_once(most):
                 pass
         except RingCorruption as corruption:
             self._break(corruption)
 
-    def _poll_once(self) -> bool:
+    def _poll_once(self, most: int) -> bool:
         endpoint = self._endpoint
-        progress = endpoint.receive(INBOX_PACKETS - len(self.items), TURN_BYTES)
+        progress = endpoint.receive(max(0, most - len(self.items)), TURN_BYTES)
         for completed in progress.completed:
             self._completed(completed)
         if progress.packets:
@@ -229,7 +232,7 @@ class DirectEnd:
         self._send_held()
         self._more = progress.more
         if progress.more:
-            return bool(progress.packets) and len(self.items) < INBOX_PACKETS and not progress.quota_blocked
+            return bool(progress.packets) and len(self.items) < most and not progress.quota_blocked
         return not endpoint.go_idle()
 
     def _break(self, violation: PeerViolation) -> None:
@@ -368,6 +371,13 @@ class DirectEnd:
         """The channel is over: whatever was under way ends once."""
         if self.closed is not None:
             return
+        # What the peer put into the rings before it closed has arrived; the daemon keeps them until we are done.
+        self.poll(len(self.items) + MOST_RING_PACKETS)
+        self._finish(status, reason)
+
+    def _finish(self, status: NtStatus, reason: str) -> None:
+        if self.closed is not None:
+            return  # the last look found damage, and closed it
         self.closed = status, reason
         for completed in self._endpoint.close(status):
             self._completed(completed)

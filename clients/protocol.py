@@ -421,6 +421,9 @@ class ClientProtocol:
             state = self._channels.get(args[0])
             if state is not None:
                 self.drop_channel(state, _known_status(args[1]), args[2])
+                if not isinstance(state, ChannelState):
+                    # Done with the rings, which the daemon keeps until now.
+                    self.call(CHANNEL_CLOSE, state.number)
         elif method is GOODBYE:
             raise ConnectionLost(f"the daemon ended the session: {args[1]}")
 

@@ -142,6 +142,7 @@ class ChannelRequests:
         self._offers_given = 0
         self._channels: dict[int, ChannelSide | DirectEnd] = {}
         self._channels_given = 0
+        self._leaving: dict[int, DirectEnd] = {}
 
     def _find(self, number: int) -> ChannelSide | DirectEnd | None:
         """The channel end of that number, or None when it has just gone."""
@@ -173,9 +174,14 @@ class ChannelRequests:
         self._channels[self._channels_given] = side
         return self._channels_given
 
-    def drop(self, side: ChannelSide | DirectEnd) -> None:
-        """A channel end is gone."""
+    def drop(self, side: ChannelSide | DirectEnd, *, is_leaving: bool = False) -> None:
+        """A channel end is gone; a direct one ``is_leaving`` until its client says that it is done with the rings."""
         self._channels.pop(side.number, None)
+        if isinstance(side, DirectEnd) and is_leaving:
+            if self.session.is_open:
+                self._leaving[side.number] = side
+            else:
+                side.channel.let_go(side)
 
     def close_all(self, reason: str) -> None:
         """The session ended: forget what it waits for, rescind its offers, close its channels."""
@@ -187,6 +193,9 @@ class ChannelRequests:
             offer.machine.rescind(offer, reason)
         for side in list(self._channels.values()):
             side.channel.close(NtStatus.CANCELLED, reason, by=side)
+        for leaving in self._leaving.values():
+            leaving.channel.let_go(leaving)
+        self._leaving.clear()
 
     # ---- offers
 
@@ -311,6 +320,10 @@ class ChannelRequests:
         self.session.put_with_descriptor(response, bell, then_close=True)
 
     def channel_close(self, msgid: int, channel: int) -> tuple[Any, ...]:
+        leaving = self._leaving.pop(channel, None)
+        if leaving is not None:
+            leaving.channel.let_go(leaving)
+            return ()
         side = self._find(channel)
         if side is None:
             return ()

@@ -89,7 +89,7 @@ class DirectEnd:
         """Tell the client, unless it asked for it; its doorbell is silent from now on."""
         if self.doorbell is not None:
             self.doorbell.close()
-        self.session.channel_requests.drop(self)
+        self.session.channel_requests.drop(self, is_leaving=not quietly)
         if not quietly:
             self.session.put(encode_notification(CHANNEL_CLOSED, self.number, int(status), reason))
 

@@ -96,6 +96,8 @@ class Channel:
         self.is_open = False
         self.why_closed = ""
         self._bells: tuple[socket.socket, ...] = ()  # made, and not yet connected
+        self._holders: set[DirectEnd] = set()  # told that it is over, and not done with the rings yet
+        self._pages_due = False
         self._client_bells: dict[Side, socket.socket] = {}  # connected, and not yet passed to their clients
         self._session = session
         self._grant = grant
@@ -239,15 +241,25 @@ class Channel:
         self.why_closed = reason[:1000]
         del self.machine.channels[self.number]
         for side in self._sides():
+            if isinstance(side, DirectEnd) and side is not by:
+                self._holders.add(side)
             side.close(status, self.why_closed, quietly=side is by)
 
     def give_back_pages(self) -> None:
-        """Nobody uses the rings any more, nor their doorbells."""
+        """The bus is done with the rings. A direct client may still read what is in them: then they wait for it."""
         for bell in (*self._bells, *self._client_bells.values()):
             bell.close()
         self._bells = ()
         self._client_bells.clear()
-        self.machine.discard(self.machine.pages.release(self))
+        self._pages_due = True
+        if not self._holders:
+            self.machine.discard(self.machine.pages.release(self))
+
+    def let_go(self, side: DirectEnd) -> None:
+        """A direct client has read its rings to the end, or is gone."""
+        self._holders.discard(side)
+        if self._pages_due:
+            self.give_back_pages()
 
     def close(self, status: NtStatus, reason: str, *, by: ChannelSide | DirectEnd | None = None) -> None:
         """Close it as its guest does: both ends, then the conversation that gives ring and channel back."""

@@ -55,8 +55,9 @@ exactly one response: the error {cancelled}, or its result if that was
 quicker. A cancel for a request that has just been answered is no mistake, and changes nothing.
 
 **Goodbye.** When the daemon ends a session it sends the notification `goodbye` with a status and the
-reason, if the socket takes it, and closes. A client that wants to leave closes its socket; whatever it held
-is then closed, freed and completed at its peers.
+reason, if the socket takes it, and closes. So a client whose write fails reads on: the reason may be waiting.
+A client that wants to leave closes its socket; whatever it held is then closed, freed and completed at its
+peers.
 
 ## Limits of a frame
 
@@ -166,9 +167,15 @@ used.
 
 **Closing.** Either side sends `channel.close`. It gets the errors of its unanswered packets, then the response,
 and no `channel.closed`. The other side gets the responses to all its packets, then `channel.closed`; so it does
-when the offer is rescinded, when the program at the other end is gone, or when a ring is found damaged. The
-number is dead then: drop what still names it, do not close it again, and leave packets that were not completed
-alone. The host's offer stands, unless it was rescinded, and the next opening is a channel with another number.
+when the offer is rescinded, when the program at the other end is gone, or when a ring is found damaged.
+
+A close waits for nothing: packets and completions the other side has not taken out of the ring are lost. A side
+that wants its last completions to arrive first sends a packet and waits for its completion, since a ring keeps
+its order.
+
+The number of a closed channel is dead: drop what still names it, do not close it again, and leave packets that
+were not completed alone. The host's offer stands, unless it was rescinded, and the next opening is a channel
+with another number.
 """
 
 RUNS = """\

@@ -183,7 +183,8 @@ CHANNEL_OPENED = _row(24, "channel.opened", _OUT, (
 ), None, "A guest opened the host's offer; each opening is a channel of its own.")
 CHANNEL_CLOSED = _row(25, "channel.closed", _OUT, (
     _CHANNEL, _STATUS, Field("reason", SENTENCE, "who closed it, and why"),
-), None, "A channel is gone; what was outstanding on it has been completed.")
+), None, "A channel is gone; what was outstanding on it has been completed. A direct client reads its rings to the "
+    "end, then sends `channel.close`: they are kept until then.")
 CHANNEL_WINDOW = _row(26, "channel.window", _BOTH, (_CHANNEL, _PACKETS, _BYTES), None,
     "The receiver of this may send so much more on the channel.")
 CHANNEL_PACKETS = _row(27, "channel.packets", _OUT, (
