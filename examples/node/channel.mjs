@@ -1,6 +1,6 @@
 // An open channel from the guest's side: packets out through the daemon's window, packets in through ours.
 
-import { RequestFailed, Window, encodeMdl, guidBytes, isError, parsePackets } from './wire.mjs';
+import { Window, encodeMdl, guidBytes, parsePackets } from './wire.mjs';
 
 const WAIT_FOR_COMPLETION = 0x1;
 const PACKET_OVERHEAD_BYTES = 64;
@@ -12,12 +12,17 @@ export class ChannelClosed extends Error {
 }
 
 export class Channel {
+  /** Whether it is a named-pipe channel: payloads that arrive have their exact length, and no external data goes. */
+  pipe;
+
+  /** The daemon's first grant: packets and bytes that may be on the way to the host. */
+  window;
+
   /** Rejects when the channel is lost, other than by `close()`; made for Promise.race. */
   lost;
 
   #connection;
   #number;
-  #pipe;
   #receive;
   #grant;
   #owed = { packets: 0, bytes: 0 };
@@ -35,7 +40,7 @@ export class Channel {
   static open(connection, machine, { interfaceId, sendPages = 0, receivePages = 0, grant, receive }) {
     return connection.requestThen(
       ([number, , pipe, packets, bytes]) =>
-        new Channel(connection, { number, pipe, grant, receive, sending: new Window(packets, bytes) }),
+        new Channel(connection, { number, pipe, window: { packets, bytes }, grant, receive }),
       'channel.open',
       machine,
       guidBytes(interfaceId),
@@ -48,13 +53,14 @@ export class Channel {
     );
   }
 
-  constructor(connection, { number, pipe, grant, receive, sending }) {
+  constructor(connection, { number, pipe, window, grant, receive }) {
     this.#connection = connection;
     this.#number = number;
-    this.#pipe = pipe;
+    this.pipe = pipe;
+    this.window = window;
     this.#grant = grant;
     this.#receive = receive;
-    this.#sending = sending;
+    this.#sending = new Window(window.packets, window.bytes);
     this.lost = new Promise((_, reject) => {
       this.#lose = reject;
     });
@@ -73,22 +79,25 @@ export class Channel {
     return this.#request('packet.send_external_mdl', buffer, encodeMdl(pages, byteCount), offset, byteCount);
   }
 
-  /** Close it; what is still on the way is completed with an error status. */
+  /**
+   * Close it, when what has arrived was handled. What is still on the way is lost, in both directions: a guest that
+   * wants the host to get its last completions waits for the completion of a packet sent after them.
+   */
   async close() {
+    await this.#received;
     this.#stop(new ChannelClosed('this guest closed the channel'));
     await this.#connection.request('channel.close', this.#number);
   }
 
   async #request(method, buffer, mdl, ...rest) {
     await this.#sending.take(buffer.length + mdl.length + PACKET_OVERHEAD_BYTES);
-    await this.#connection.requests.take(0);
+    await this.#connection.unanswered.take(0);
     try {
       const sent = this.#connection.request(method, this.#number, WAIT_FOR_COMPLETION, buffer, mdl, ...rest);
-      const [status, payload] = await sent;
-      if (isError(status)) throw new RequestFailed(method, status);
+      const [, payload] = await sent; // its status is a success: a failed send is answered with an error
       return payload;
     } finally {
-      this.#connection.requests.add(1, 0);
+      this.#connection.unanswered.add(1, 0);
     }
   }
 
@@ -100,7 +109,7 @@ export class Channel {
 
   onPackets(first, run) {
     // One chain of promises keeps the order, however long the receiver takes for one of them.
-    for (const packet of parsePackets(run, first, this.#pipe)) {
+    for (const packet of parsePackets(run, first, this.pipe)) {
       this.#received = this.#received.then(() => this.#handle(packet));
     }
     this.#received.catch((error) => this.#giveUp(error));

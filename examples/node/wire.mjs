@@ -13,13 +13,13 @@ const PROTOCOL_VERSION = 1;
 const PAGE_BYTES = 4096;
 const NOT_IMPLEMENTED = 0xc0000002;
 
-// Requests for ping, close and the like have to get through while packets wait for their completions.
-const RESERVED_REQUESTS = 16;
+// A close and the like have to get through while packets wait for their completions.
+const RESERVED_REQUESTS = 8;
 
-/** The daemon answered a request with an error, or with a status that is one. */
+/** The daemon answered a request with an error; `status` is an NTSTATUS. */
 export class RequestFailed extends Error {
   constructor(method, status, message) {
-    super(`${method}: ${message || 'failed'} (status 0x${status.toString(16).padStart(8, '0')})`);
+    super(`${method}: ${message || 'failed'} (status 0x${status.toString(16).toUpperCase()})`);
     this.name = 'RequestFailed';
     this.status = status;
   }
@@ -29,9 +29,6 @@ export class RequestFailed extends Error {
 export class SessionEnded extends Error {
   name = 'SessionEnded';
 }
-
-/** The top two bits of an NTSTATUS: 0 success, 1 information, 2 warning, 3 error. */
-export const isError = (status) => status >>> 30 === 3;
 
 /**
  * So many packets and bytes may be on the way. Who wants to send takes from it, and waits, in order, while it is used up.
@@ -83,6 +80,9 @@ export class Window {
 
 /** One session with the daemon. */
 export class Connection {
+  /** How many packets may wait for their completions at once: the daemon bounds the unanswered requests of a client. */
+  unanswered;
+
   /** Open channels by number. The daemon never gives a number out twice, so what is not in here is late: drop it. */
   channels = new Map();
 
@@ -97,12 +97,13 @@ export class Connection {
     const socket = net.createConnection(path);
     await new Promise((resolve, reject) => {
       socket.once('connect', resolve);
-      socket.once('error', (error) => reject(new SessionEnded(`no daemon at ${path}: ${error.message}`)));
+      // It stays: a later error reaches the reader as well, but one after the reader's end must not end the program.
+      socket.on('error', (error) => reject(new SessionEnded(`no daemon at ${path}: ${error.message}`)));
     });
     const connection = new Connection(socket);
     const [version, , , , , outstanding] = await connection.request('hello', PROTOCOL_VERSION, PROTOCOL_VERSION, name);
     if (version !== PROTOCOL_VERSION) throw new SessionEnded(`the daemon chose version ${version}`);
-    connection.requests = new Window(outstanding - RESERVED_REQUESTS, Infinity);
+    connection.unanswered = new Window(outstanding - RESERVED_REQUESTS, Infinity);
     return connection;
   }
 
@@ -110,7 +111,8 @@ export class Connection {
     this.#socket = socket;
     this.#read().then(
       () => this.#end(new SessionEnded(this.#goodbye ?? 'the daemon closed the connection')),
-      (error) => this.#end(error),
+      // A socket that breaks right after the goodbye has said why already.
+      (error) => this.#end(error instanceof SessionEnded ? error : new SessionEnded(this.#goodbye ?? `the connection broke: ${error.message}`)),
     );
   }
 
@@ -191,7 +193,7 @@ export class Connection {
     if (this.#ended) return;
     this.#ended = error;
     this.#socket.destroySoon(); // after what is written
-    this.requests?.close(error);
+    this.unanswered?.close(error);
     for (const channel of this.channels.values()) channel.end(error);
     for (const { reject } of this.#pending.values()) reject(error);
     this.#pending.clear();
@@ -250,18 +252,24 @@ export function* parsePackets(run, first, pipe) {
       throw new SessionEnded(`the packet at byte ${at} of a run is damaged`);
     }
     const asked = (view.getUint16(at + 6, true) & COMPLETION_REQUESTED) !== 0;
-    const padded = run.subarray(payloadAt, end);
     yield {
       handle,
       type,
       bytes,
       transactionId: view.getBigUint64(at + 8, true),
       wantsCompletion: asked || type === GPA_DIRECT,
-      payload: pipe ? padded.subarray(8, 8 + viewOf(padded).getUint32(4, true)) : padded,
+      payload: pipe ? withoutPipeHeader(run.subarray(payloadAt, end)) : run.subarray(payloadAt, end),
       ranges: type === GPA_DIRECT || type === TRANSFER_PAGES ? parseRanges(view, type, at, payloadAt) : [],
     };
     at = end;
   }
+}
+
+/** The payload of a packet on a named-pipe channel, of exact length. */
+function withoutPipeHeader(framed) {
+  const bytes = framed.length < 8 ? Infinity : viewOf(framed).getUint32(4, true);
+  if (bytes > framed.length - 8) throw new SessionEnded('a packet has a damaged pipe header');
+  return framed.subarray(8, 8 + bytes);
 }
 
 function parseRanges(view, type, packetAt, end) {
