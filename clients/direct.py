@@ -15,10 +15,11 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from clients.calls import RequestFailed
+from clients.direct_calls import DirectCall, DirectPacket, DirectPost
 from clients.inbox import OfferState
-from emulator.memory import GpaRange, GuestMemory, Mdl
+from emulator.memory import GuestMemory, Mdl
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import ChannelEndpoint, Completed, EndpointLimits, ReceivedPacket, Side
+from emulator.vmbus.endpoint import ChannelEndpoint, Completed, EndpointLimits, Side
 from emulator.vmbus.packets import RingCorruption
 from emulator.vmbus.profile import KmclProfile
 from emulator.vmbus.ring import (
@@ -68,88 +69,6 @@ class Rings(NamedTuple):
     external_bytes: int
     external_mdls: int
     descriptors: int
-
-
-class DirectCall:
-    """One packet of ours, and its end."""
-
-    __slots__ = ("_end", "done", "error", "result", "transaction_id", "waiter", "waits")
-
-    def __init__(self, end: DirectEnd, waits: bool) -> None:
-        self._end = end
-        self.waits = waits
-        self.done = False
-        self.error: Exception | None = None
-        self.result: tuple[Any, ...] = ()
-        self.transaction_id = 0
-        self.waiter: Any = None
-
-    def outcome(self) -> tuple[Any, ...]:
-        """The result of a call that is done; raises its error."""
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-    def abandon(self) -> None:
-        """Nobody waits for it any more."""
-        if not self.done:
-            self._end.cancel(self)
-
-
-class DirectPost:
-    """Many packets without completion; done when all are in the ring, or one failed."""
-
-    def __init__(self, packets: int) -> None:
-        self.packets = packets
-        self.unwritten = packets
-        self.error: Exception | None = None
-        self.waiter: Any = None
-
-    @property
-    def done(self) -> bool:
-        """Whether it has come to its end."""
-        return self.error is not None or not self.unwritten
-
-    def outcome(self) -> tuple[Any, ...]:
-        """How many packets were sent; raises what went wrong."""
-        if self.error is not None:
-            raise self.error
-        return (self.packets,)
-
-    def abandon(self) -> None:
-        """Packets on their way into the ring stay on their way."""
-
-
-class DirectPacket:
-    """A packet as it came out of the ring, with what the faces ask of one."""
-
-    __slots__ = ("_packet", "completed", "handle", "payload", "ranges", "state")
-
-    range_error = None
-
-    def __init__(self, state: DirectEnd, packet: ReceivedPacket) -> None:
-        self.state = state
-        self.handle = packet.handle
-        self.payload = packet.payload
-        self.ranges: tuple[GpaRange, ...] = packet.ranges
-        self.completed = False
-        self._packet = packet
-
-    @property
-    def wants_completion(self) -> bool:
-        """Whether the sender waits for a completion."""
-        return self._packet.completion_requested
-
-    @property
-    def has_external_data(self) -> bool:
-        """Whether it points at guest memory."""
-        return self._packet.has_external_data
-
-    @property
-    def refusal(self) -> tuple[int, str] | None:
-        """Why its external data cannot be used."""
-        error = self._packet.external_error
-        return None if error is None else (int(error.status), error.text)
 
 
 class Owner(Protocol):

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from clients.calls import Post
-from clients.direct import DirectCall, DirectEnd, DirectPacket, DirectPost, ring_fence
+from clients.direct import DirectEnd, ring_fence
+from clients.direct_calls import DirectCall, DirectPacket, DirectPost
 from clients.inbox import AddressState, ChannelState, Datagram, EndState, OfferState, ReceivedPacket
 from clients.memory import MachineMemory, gather
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments

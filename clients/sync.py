@@ -17,7 +17,8 @@ from uuid import UUID
 
 from clients import requests
 from clients.calls import ConnectionLost, RequestFailed
-from clients.direct import DirectEnd, DirectPacket
+from clients.direct import DirectEnd
+from clients.direct_calls import DirectPacket
 from clients.inbox import AddressState, Datagram, EndState, OfferState, ReceivedPacket
 from clients.memory import POOL_PAGES, Buffer, MachineMemory, pages_of
 from clients.protocol import ClientProtocol

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from clients import requests
-from clients.direct import DirectPacket
+from clients.direct_calls import DirectPacket
 from clients.inbox import EndState, OfferState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory, pages_of
 from clients.protocol import ConnectionLost, RequestFailed

@@ -87,7 +87,7 @@ FOUNDATION = ("emulator.status", "emulator.memory")
 MEETING_PLACE = "emulator.place"
 CLIENT_CORE = ("clients.protocol", "clients.inbox", "clients.calls")
 BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
-CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix", "clients.direct")
+CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix", "clients.direct", "clients.direct_calls")
 BELOW_CLIENTS = (
     *FOUNDATION,
     "emulator.vmbus",
