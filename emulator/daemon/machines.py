@@ -20,7 +20,7 @@ from emulator.memory import PageAllocator
 from emulator.status import NtStatus, Refused
 
 if TYPE_CHECKING:
-    from emulator.daemon.channel_requests import PendingOpen
+    from emulator.daemon.pending import PendingOpen
     from emulator.daemon.segments import Segments
 
 
