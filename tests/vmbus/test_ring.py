@@ -302,7 +302,7 @@ def test_b3_completions_do_not_count_in_the_bounds() -> None:
     assert receiver.receive_batch(1, 1).images == [packet(8), done]
 
 
-@pytest.mark.parametrize("pfns", [(0, 5, 3, 4), (2, 1, 9, 0), (7, 3, 4, 5), (4, 3, 2, 1)])
+@pytest.mark.parametrize("pfns", [(0, 5, 3, 4), (2, 1, 9, 0), (7, 3, 4, 5), (4, 3, 2, 1), (0, 5, 9, 7)])
 def test_pages_in_any_order_hold_the_same_bytes(pfns: tuple[int, ...]) -> None:
     memory = memory_of(10)
     ring = ring_of(3, memory, pfns)
@@ -392,3 +392,17 @@ def test_what_is_no_bytes_is_a_type_error_and_nothing_is_written() -> None:
         with pytest.raises(TypeError):
             sender.send_batch([wrong])  # type: ignore[list-item]  # what a caller without a type checker may do
     assert (ring.control[IN], sender.free_bytes()) == (0, 4088)
+
+
+def test_what_came_out_stays_as_it_was_when_more_comes() -> None:
+    sender, receiver = ends_of(ring_of(1))
+    sender.send_batch([packet(8)])
+    first = receiver.receive_batch(MANY, MANY)
+    nothing = receiver.receive_batch(MANY, MANY)
+    sender.send_batch([packet(16), packet(0)])
+    both = receiver.receive_batch(MANY, MANY)
+    assert first == ([packet(8)], 32, False, True)
+    assert nothing == ([], 0, False, True)
+    assert both == ([packet(16), packet(0)], 64, False, True)
+    assert len({id(first), id(nothing), id(both)}) == 3
+    assert [type(field) for field in both] == [list, int, bool, bool]

@@ -131,3 +131,11 @@ def test_36_good_packets_in_front_of_a_bad_one_are_delivered_first() -> None:
     assert ring.control[OUT] == 64
     with pytest.raises(RingCorruption, match="payload at"):
         receiver.receive_batch(MANY, MANY)
+
+
+def test_36_fewer_bytes_than_a_descriptor_are_no_packet() -> None:
+    ring = ring_of(1)
+    receiver = receiver_on(ring)
+    ring.control[IN] = 8
+    with pytest.raises(RingCorruption, match=r"^8 bytes in the ring are no packet$"):
+        receiver.receive_batch(MANY, MANY)
