@@ -61,6 +61,7 @@ class OfferState:
         # For a host that works the rings itself: makes the state of an opening from (number, rings, descriptor).
         self.attach: Callable[[int, tuple[Any, ...], int], EndState | None] | None = None
         self.openings = 0
+        self.last_closed: tuple[NtStatus, str] | None = None
         self.items: deque[Any] = deque()
         self.closed: tuple[NtStatus, str] | None = None
         self.waiter: Any = None
@@ -72,6 +73,7 @@ class OfferState:
 
     def closed_opening(self, state: EndState) -> None:
         """An opening is over; the offer stands."""
+        self.last_closed = state.closed
         if self.opening is state:
             self.opening = None
 

@@ -140,11 +140,15 @@ class Connection:
     def flush(self) -> None:
         """Send what there is to send."""
         outgoing = self.protocol.outgoing
-        if outgoing:
-            # On an error the daemon may have said why before it closed: the next read finds out.
-            with suppress(OSError):
-                self._sock.sendall(outgoing)
-            outgoing.clear()
+        while outgoing:
+            try:
+                sent = self._sock.send(outgoing)
+            except TimeoutError:
+                raise  # what was not sent stays, so that no frame is cut
+            except OSError:
+                outgoing.clear()  # the daemon may have said why before it closed: the next read finds out
+            else:
+                del outgoing[:sent]
         self.protocol.take_touched()  # nobody waits here but whoever calls
 
     def close(self) -> None:
@@ -402,6 +406,11 @@ class OfferedChannel(_End):
     def is_open(self) -> bool:
         """Whether a guest has it open."""
         return self._state.opening is not None
+
+    @property
+    def last_closed(self) -> tuple[NtStatus, str] | None:
+        """(status, reason) of the opening that ended last."""
+        return self._state.last_closed
 
     def opened(self) -> None:
         """Return when a guest has it open."""

@@ -265,6 +265,11 @@ class OfferedChannel(_End):
         """Whether a guest has it open."""
         return self._state.opening is not None
 
+    @property
+    def last_closed(self) -> tuple[NtStatus, str] | None:
+        """(status, reason) of the opening that ended last."""
+        return self._state.last_closed
+
     async def opened(self) -> None:
         """Return when a guest has it open."""
         while self._state.opening is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -169,3 +171,44 @@ def ask_for_the_limit(socket_path: Path) -> None:
 async def test_s9_the_three_queries_for_the_limit_agree(tmp_path: Path) -> None:
     async with start_daemon(tmp_path) as daemon:
         await in_thread(ask_for_the_limit, daemon.socket_path)
+
+
+def see_a_guest_go(socket_path: Path) -> None:
+    """A host can tell why its last opening ended."""
+    with clients.sync.connect(socket_path, timeout_seconds=30) as daemon:
+        machine = daemon.machine("vm1")
+        offered = machine.offer_channel(ECHO)
+        before = offered.last_closed
+        with machine.open_channel(ECHO):
+            offered.opened()
+        while offered.is_open:
+            daemon.wait()
+        assert before is None
+        assert offered.last_closed == (NtStatus.CANCELLED, "the guest closed the channel")
+
+
+async def test_a_host_can_tell_why_its_last_opening_ended(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon:
+        await in_thread(see_a_guest_go, daemon.socket_path)
+
+
+def send_more_than_the_socket_takes(socket_path: Path, pid: int) -> None:
+    """A time-out while sending cuts no frame: the connection goes on when the daemon does."""
+    with clients.sync.connect(socket_path, timeout_seconds=0.2) as daemon:
+        machine = daemon.machine("vm1")
+        offered = machine.offer_channel(ECHO)
+        channel = machine.open_channel(ECHO, send_pages=1000)
+        offered.opened()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                channel.post([bytes(4000)] * 200)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        daemon.ping()
+        assert [next(offered).payload for _ in range(200)] == [bytes(4000)] * 200
+
+
+async def test_a_time_out_while_sending_cuts_no_frame(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon:
+        await in_thread(send_more_than_the_socket_takes, daemon.socket_path, daemon.pid)
