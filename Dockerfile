@@ -7,9 +7,13 @@
 # UDP addresses that machines open are on the loopback interface of the container unless the configuration says otherwise.
 
 FROM python:3.12-slim AS build
+# For the compiled ring; without a compiler the installation succeeds too, and the ring runs in plain Python.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 RUN python -m venv /opt/vmbus
-COPY pyproject.toml README.md ./
+COPY pyproject.toml setup.py README.md ./
 COPY emulator emulator
 COPY clients clients
 RUN /opt/vmbus/bin/pip install --no-cache-dir --disable-pip-version-check .
