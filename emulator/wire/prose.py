@@ -174,8 +174,8 @@ that wants its last completions to arrive first sends a packet and waits for its
 its order.
 
 The number of a closed channel is dead: drop what still names it, do not close it again (only a direct client
-does, see [`channel.closed`](#25-channelclosed)), and leave packets that were not completed alone. The host's offer stands, unless it was rescinded, and the next opening is a channel
-with another number.
+does, see [`channel.closed`](#25-channelclosed)), and leave packets that were not completed alone. The host's
+offer stands, unless it was rescinded, and the next opening is a channel with another number.
 """
 
 RUNS = """\

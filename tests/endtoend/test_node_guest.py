@@ -45,7 +45,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     shutil.copytree(EXAMPLE, place, ignore=shutil.ignore_patterns("node_modules"))
     try:
         subprocess.run(
-            [npm, "ci", "--prefer-offline", "--ignore-scripts", "--fetch-retries=1"],
+            [npm, "ci", "--prefer-offline", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"],
             cwd=place,
             check=True,
             capture_output=True,
@@ -254,16 +254,17 @@ async def test_packets_right_behind_the_response_that_opens_their_channel_are_ha
         assert (method, params) == ("packet.send", [1, 1, b"echo hello from node", b""])
 
 
+@pytest.mark.parametrize("window", [(3, 1 << 20), (100, 170)], ids=["packets", "bytes"])
 async def test_the_guest_sends_no_more_than_its_window_and_the_unanswered_requests_allow(
-    tmp_path: Path, guest: list[str]
+    tmp_path: Path, guest: list[str], window: tuple[int, int]
 ) -> None:
     async with played(tmp_path, guest, "--packets", "12", "--bytes", "1", "--receive", "0") as (peer, _):
         opening, _ = await peer.greet()
-        await peer.send([1, opening, None, [1, bytes(16), True, 3, 1 << 20]])  # a named pipe: no external data
+        await peer.send([1, opening, None, [1, bytes(16), True, *window]])  # a named pipe: no external data
         greeting, _ = await peer.expect_request("packet.send")
         await peer.send([1, greeting, None, [0, b"echo hello from node\0\0\0\0"]])
         requests = [await peer.expect_request("packet.send") for _ in range(2)]
-        # A fourth one would come before the answer to this.
+        # The greeting cost 84 bytes, each of these 80, and the last began with 6 left. A fourth one would come before the answer to this.
         await peer.send([0, 1, "ping", []])
         assert await peer.receive() == [1, 1, None, []]
         await peer.send([2, "channel.window", [1, 100, 1 << 20]])
