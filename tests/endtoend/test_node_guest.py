@@ -264,7 +264,8 @@ async def test_the_guest_sends_no_more_than_its_window_and_the_unanswered_reques
         greeting, _ = await peer.expect_request("packet.send")
         await peer.send([1, greeting, None, [0, b"echo hello from node\0\0\0\0"]])
         requests = [await peer.expect_request("packet.send") for _ in range(2)]
-        # The greeting cost 84 bytes, each of these 80, and the last began with 6 left. A fourth one would come before the answer to this.
+        # The greeting cost 84 bytes, each of these 80, and the last one began with 6 left.
+        # One more would come before the answer to this.
         await peer.send([0, 1, "ping", []])
         assert await peer.receive() == [1, 1, None, []]
         await peer.send([2, "channel.window", [1, 100, 1 << 20]])
