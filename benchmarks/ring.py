@@ -62,9 +62,23 @@ GOALS = (
     Goal("pure with its fence, batches of 32, 64 B", "pure batch 64", "C 64", 50),
     Goal("pure with its fence, one packet a call, 64 B", "pure single 64", "C 64", 50),
     Goal("compiled, batches of 32, 64 B, against C batches", "compiled batch 64", "C batch 64"),
-    Goal("two processes one way, 64 B: compiled, against Pipe", "compiled stream", "Pipe stream", 60, faster=True),
-    Goal("two processes one way, 64 B: pure, against Pipe", "pure stream", "Pipe stream", 3, faster=True),
-    Goal("two processes one way, 64 B: compiled, against C", "compiled stream", "C stream"),
+    Goal(
+        "two processes one way, 64 B, rings of 256 KiB: compiled, against Pipe",
+        "compiled stream",
+        "Pipe stream",
+        60,
+        faster=True,
+    ),
+    Goal(
+        "two processes one way, 64 B, rings of 256 KiB: pure, against Pipe",
+        "pure stream",
+        "Pipe stream",
+        3,
+        faster=True,
+    ),
+    Goal("the same with 64 KiB: compiled, against Pipe", "compiled small stream", "Pipe stream", faster=True),
+    Goal("the same with 64 KiB: pure, against Pipe", "pure small stream", "Pipe stream", faster=True),
+    Goal("the same with 64 KiB: compiled, against C", "compiled small stream", "C stream"),
     Goal("there and back, one cpu: compiled, against Pipe", "compiled bare trip", "Pipe trip", 0.4),
     Goal("there and back, one cpu: pure, against Pipe", "pure bare trip", "Pipe trip", 0.75),
     Goal("request to completion, one cpu: compiled, against Pipe", "compiled trip", "Pipe trip", 0.4),
@@ -131,6 +145,7 @@ def build_measures(name: str, build: RingBuild, scale: float) -> dict[str, Measu
 
             measures[f"{name} {label} {size}"] = measure
     measures[f"{name} stream"] = lambda: ring_ends.stream(build, 64, count)
+    measures[f"{name} small stream"] = lambda: ring_ends.stream(build, 64, count, ring_ends.DATA_PAGES)
     measures[f"{name} bare trip"] = pinned(lambda: ring_ends.bare_trip(build, 64, trips))
     measures[f"{name} trip"] = pinned(lambda: ring_ends.trip(build, 64, trips))
     measures[f"{name} trio trip"] = pinned(lambda: ring_ends.trio_trip(build, 64, trips))

@@ -19,6 +19,8 @@ from emulator.vmbus.packets import encode_completion, encode_in_band, parse_pack
 from emulator.vmbus.ring import Fence, RingBuild, RingMemory, RingReceiver, RingSender, initialise_as_guest, no_fence
 
 DATA_PAGES = 16
+# One way between processes: room for some 70 us of packets, so that a sleeper's waking costs little of the whole.
+STREAM_DATA_PAGES = 64
 BATCH = 32
 EVERYTHING = 1 << 29
 _lock = threading.Lock()
@@ -35,9 +37,11 @@ def fence_for(build: RingBuild) -> Fence:
     return lock_fence if build.needs_fence else no_fence
 
 
-def ring_in(memory: GuestMemory, build: RingBuild, first: int, scattered: bool = False) -> RingMemory:
+def ring_in(
+    memory: GuestMemory, build: RingBuild, first: int, data_pages: int = DATA_PAGES, *, scattered: bool = False
+) -> RingMemory:
     """A ring in the pages from ``first`` on; the data pages in the reverse order when ``scattered``."""
-    data = range(first + 1, first + 1 + DATA_PAGES)
+    data = range(first + 1, first + 1 + data_pages)
     ring = build.memory.over(memory, [first, *(reversed(data) if scattered else data)])
     initialise_as_guest(ring)
     return ring
@@ -46,7 +50,7 @@ def ring_in(memory: GuestMemory, build: RingBuild, first: int, scattered: bool =
 def local(build: RingBuild, payload_bytes: int, batch: int, count: int, scattered: bool) -> float:
     """Nanoseconds to put and get a packet, both ends in this thread, with the fence two processes would need."""
     memory = GuestMemory(memoryview(mmap.mmap(-1, (DATA_PAGES + 1) * PAGE_SIZE)))
-    ring = ring_in(memory, build, 0, scattered)
+    ring = ring_in(memory, build, 0, scattered=scattered)
     fence = fence_for(build)
     send = build.sender(ring, fence).send_batch
     receive = build.receiver(ring, fence).receive_batch
@@ -74,12 +78,12 @@ class Direction:
         return self.build.receiver(self.ring, fence_for(self.build))
 
 
-def two_directions(build: RingBuild, flags: int = 0) -> tuple[Direction, Direction]:
+def two_directions(build: RingBuild, flags: int = 0, data_pages: int = DATA_PAGES) -> tuple[Direction, Direction]:
     """A ring pair in memory that a forked process shares."""
-    memory = GuestMemory(memoryview(mmap.mmap(-1, 2 * (DATA_PAGES + 1) * PAGE_SIZE)))
+    memory = GuestMemory(memoryview(mmap.mmap(-1, 2 * (data_pages + 1) * PAGE_SIZE)))
     there, back = (
-        Direction(ring_in(memory, build, first), build, os.eventfd(0, flags), os.eventfd(0, flags))
-        for first in (0, DATA_PAGES + 1)
+        Direction(ring_in(memory, build, first, data_pages), build, os.eventfd(0, flags), os.eventfd(0, flags))
+        for first in (0, data_pages + 1)
     )
     return there, back
 
@@ -144,9 +148,9 @@ def wait_for_some(direction: Direction, receiver: RingReceiver) -> list[bytes]:
             return images
 
 
-def stream(build: RingBuild, payload_bytes: int, count: int) -> float:
+def stream(build: RingBuild, payload_bytes: int, count: int, data_pages: int = STREAM_DATA_PAGES) -> float:
     """Nanoseconds for a packet from one process to another, in batches."""
-    there, back = two_directions(build)
+    there, back = two_directions(build, data_pages=data_pages)
     pid = forked(lambda: send_stream(there, payload_bytes, count))
     receiver = there.receiver()
     came = len(receive_some(there, receiver))

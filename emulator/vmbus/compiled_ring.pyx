@@ -15,7 +15,7 @@ The interpreter's lock is held throughout, so the two ends of one process never 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_Append
+from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_REFCNT, Py_XDECREF
@@ -464,6 +464,17 @@ cdef class RingReceiver:
             self.ring.check()
         return 0
 
+    cdef list list_of(self, bytes image):
+        """A list of one packet: that of the last result, when nobody else has either."""
+        cdef object made = self.spare
+        cdef list last
+        if made is not None and Py_REFCNT(made) == 2:
+            last = <list> PyTuple_GET_ITEM(made, 0)
+            if Py_REFCNT(last) == 2 and PyList_GET_SIZE(last) == 1:
+                last[0] = image
+                return last
+        return [image]
+
     cdef object result(self, list images, Py_ssize_t byte_count, bint signal, bint empty):
         cdef object made = self.spare
         if made is not None and Py_REFCNT(made) == 2:  # here and in self.spare, as zip() and enumerate() do it
@@ -571,9 +582,9 @@ cdef class RingReceiver:
             ring.copy_out(offset, PyBytes_AS_STRING(image), total - FOOTER_BYTES)
             ring_store_unit(PyBytes_AS_STRING(image), head)
             if images is None:
-                images = [image]
+                images = self.list_of(image)
             else:
-                PyList_Append(images, image)
+                images.append(image)
             position += total
             offset += total
             if offset >= self.size:
