@@ -63,14 +63,14 @@ GOALS = (
     Goal("pure with its fence, one packet a call, 64 B", "pure single 64", "C 64", 50),
     Goal("compiled, batches of 32, 64 B, against C batches", "compiled batch 64", "C batch 64"),
     Goal(
-        "two processes one way, 64 B, rings of 256 KiB: compiled, against Pipe",
+        "two processes one way, 64 B, rings of 1 MiB: compiled, against Pipe",
         "compiled stream",
         "Pipe stream",
         60,
         faster=True,
     ),
     Goal(
-        "two processes one way, 64 B, rings of 256 KiB: pure, against Pipe",
+        "two processes one way, 64 B, rings of 1 MiB: pure, against Pipe",
         "pure stream",
         "Pipe stream",
         3,

@@ -19,8 +19,8 @@ from emulator.vmbus.packets import encode_completion, encode_in_band, parse_pack
 from emulator.vmbus.ring import Fence, RingBuild, RingMemory, RingReceiver, RingSender, initialise_as_guest, no_fence
 
 DATA_PAGES = 16
-# One way between processes: room for some 70 us of packets, so that a sleeper's waking costs little of the whole.
-STREAM_DATA_PAGES = 64
+# One way between processes: room for many packets, so that a sleeper seldom sleeps and its waking costs little.
+STREAM_DATA_PAGES = 256
 BATCH = 32
 EVERYTHING = 1 << 29
 _lock = threading.Lock()

@@ -128,7 +128,7 @@ def test_36_a_length_that_changes_while_its_packet_is_copied(ring_build: RingBui
     heads = [(PAGE_SIZE, long[:8]), (PAGE_SIZE, short[:8])] * (PIECES // 2)
     seen: set[int] = set()
     with scribbler(memory, heads) as calls:
-        while calls[0] < 300 or len(seen) < 2:
+        while calls[0] < 1000 or len(seen) < 2:
             ring.control[IN] = ring.control[OUT] = 0
             sender, receiver = ring_build.sender(ring), ring_build.receiver(ring)
             sender.send_batch([long])
