@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
 from emulator.daemon.doorbells import DaemonDoorbell
@@ -49,6 +49,9 @@ class End(Protocol):
     number: int
     delivered_packets: int
 
+    def enter(self) -> None:
+        """The channel is open: its client gets to know this end."""
+
     def ring_doorbell(self) -> None:
         """Look at the ring soon."""
 
@@ -76,6 +79,10 @@ class DirectEnd:
         self.session = session
         self.number = 0
         self.doorbell: DaemonDoorbell | None = None
+
+    def enter(self) -> None:
+        """Its client names it by a number of its session's."""
+        self.number = self.session.channel_requests.add(self)
 
     def ring_doorbell(self) -> None:
         """Ring the client's doorbell, if the daemon has its other end."""
@@ -112,6 +119,10 @@ class ChannelSide:
         self._costs: deque[tuple[int, int]] = deque()  # (transaction id, cost) of packets not yet drained, in order
         self.delivered_packets = 0
         self._peer_is_direct = channel.is_direct(Side.HOST if role is Side.GUEST else Side.GUEST)
+
+    def enter(self) -> None:
+        """Its client names it by a number of its session's."""
+        self.number = self.session.channel_requests.add(self)
 
     @property
     def is_open(self) -> bool:
@@ -286,6 +297,11 @@ class ChannelSide:
 
     def close(self, status: NtStatus, reason: str, *, quietly: bool) -> None:
         """Its outstanding packets complete once with ``status``; the client is told, unless it asked for it."""
+        if self.machine.failure is None:
+            # What the other end said before this has arrived: the client gets it, as far as it granted room.
+            with suppress(PeerViolation):
+                while self.drain():
+                    pass
         for completed in self.endpoint.close(status):
             tell(completed)
         self.session.channel_requests.drop(self)

@@ -143,6 +143,32 @@ async def test_a_host_that_rescinds_ends_what_is_under_way(tmp_path: Path, pairi
             await channel.send(b"12345678")
 
 
+@pytest.mark.parametrize("pairing", PAIRINGS)
+async def test_what_was_said_before_a_rescind_arrives(tmp_path: Path, pairing: tuple[str, str]) -> None:
+    async with two_clients(tmp_path) as (_, guest, host), trio.open_nursery() as nursery:
+        channel, offered = await paired(guest, host, pairing)
+        completions: list[bytes] = []
+
+        async def ask(question: bytes) -> None:
+            completions.append(await channel.send(question))
+
+        for number in range(20):
+            nursery.start_soon(ask, bytes([number]) * 8)
+        asked = 0
+        async for packet in offered:
+            await packet.complete(packet.payload)
+            asked += 1
+            if asked == 20:
+                break
+        assert await offered.post([bytes([number]) * 8 for number in range(50)]) == 50
+        await offered.rescind()
+        arrived = [packet.payload async for packet in channel]
+        assert arrived == [bytes([number]) * 8 for number in range(50)]
+        while len(completions) < 20:
+            await trio.lowlevel.checkpoint()
+        assert sorted(completions) == [bytes([number]) * 8 for number in range(20)]
+
+
 async def until_free(daemon: Connection) -> None:
     """Return when the daemon has noticed that the only channel's guest has gone."""
     while (await daemon.inspect("channels"))[0]["state"] == "open":
