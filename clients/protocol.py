@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from clients.bus_inbox import Arrivals, BusEvent, BusMessage, BusState
 from clients.calls import Call, ConnectionLost, Lane, LocalCall, Post, RequestFailed
 from clients.inbox import AddressState, ChannelState, Datagram, EndState, Inbox, OfferState, ReceivedPacket
 from emulator.status import NtStatus, PeerViolation, Refused
@@ -40,6 +41,9 @@ from emulator.wire.runs import split_datagrams_untrusted, split_packets_untruste
 from emulator.wire.schema import (
     ADDRESS_DATAGRAMS,
     ADDRESS_WINDOW,
+    BUS_DOORBELL,
+    BUS_EVENT,
+    BUS_MESSAGE,
     CANCEL,
     CHANNEL_CLOSE,
     CHANNEL_CLOSED,
@@ -65,7 +69,7 @@ RUN_PACKETS = 64
 # What this client lets arrive before it must be taken: a few hundred packets, or a MiB of them.
 GRANT = 256, 1024 * 1024
 # Requests whose result says in its last value how many descriptors came with it.
-ANNOUNCING = frozenset({MACHINE_ATTACH, CHANNEL_OPEN_DIRECT})
+ANNOUNCING = frozenset({MACHINE_ATTACH, CHANNEL_OPEN_DIRECT, BUS_DOORBELL})
 
 
 class ClientProtocol:
@@ -85,6 +89,7 @@ class ClientProtocol:
         self._attached: list[EndState] = []
         self._offers: dict[int, OfferState] = {}
         self._addresses: dict[int, AddressState] = {}
+        self._buses: dict[int, BusState] = {}
         self._lanes: dict[Inbox, Lane] = {}
         self._touched: list[Any] = []
 
@@ -231,6 +236,16 @@ class ClientProtocol:
         """An address was opened."""
         self._addresses[state.number] = state
 
+    def add_bus(self, state: BusState) -> None:
+        """This client is the bus guest of a machine."""
+        self._buses[state.number] = state
+
+    def drop_bus(self, state: BusState, status: NtStatus, reason: str) -> None:
+        """It is not any more."""
+        self._buses.pop(state.number, None)
+        state.close(status, reason)
+        self._touched += state.messages, state.events
+
     def drop_offer(self, state: OfferState) -> None:
         """An offer was taken back."""
         self._offers.pop(state.number, None)
@@ -309,6 +324,8 @@ class ClientProtocol:
             self.drop_channel(state, NtStatus.DEVICE_REMOVED, str(self.lost))
         for inbox in self._addresses.values():
             self._close_inbox(inbox, NtStatus.DEVICE_REMOVED, str(self.lost))
+        for bus in list(self._buses.values()):
+            self.drop_bus(bus, NtStatus.DEVICE_REMOVED, str(self.lost))
         for offer in self._offers.values():
             offer.close(NtStatus.DEVICE_REMOVED, str(self.lost))
             self._touched.append(offer)
@@ -424,8 +441,18 @@ class ClientProtocol:
                 if not isinstance(state, ChannelState):
                     # Done with the rings, which the daemon keeps until now.
                     self.call(CHANNEL_CLOSE, state.number)
+        elif method is BUS_MESSAGE:
+            if (bus := self._buses.get(args[0])) is not None:
+                self._bus_arrived(bus.messages, BusMessage(*args[1:]))
+        elif method is BUS_EVENT:
+            if (bus := self._buses.get(args[0])) is not None:
+                self._bus_arrived(bus.events, BusEvent(*args[1:]))
         elif method is GOODBYE:
             raise ConnectionLost(f"the daemon ended the session: {args[1]}")
+
+    def _bus_arrived(self, arrivals: Arrivals, item: BusMessage | BusEvent) -> None:
+        arrivals.arrived(item)
+        self._touched.append(arrivals)
 
     def _opened(self, offer_number: int, number: int, packets: int, byte_count: int) -> None:
         offer = self._offers.get(offer_number)

@@ -190,14 +190,14 @@ class Machine:
         self.name = name
         self.memory: MachineMemory = attached.memory
         self._connection = connection
-        self._number = attached.number
+        self.number = attached.number
 
     def reserve(self, byte_count: int) -> None:
         """Make sure that a buffer of so many bytes can be allocated."""
         missing = self.memory.missing_pages(byte_count)
         while missing:
             pages = min(missing, 65536)
-            self.memory.add_pages(self._connection.allocate_pages(self._number, pages))
+            self.memory.add_pages(self._connection.allocate_pages(self.number, pages))
             missing -= pages
 
     def allocate(self, byte_count: int) -> Buffer:
@@ -210,7 +210,7 @@ class Machine:
         if self.memory.is_mapped:
             return requests.gather_mapped(self.memory, (rng,))
         request = self._connection.request
-        return b"".join([request(MEMORY_READ, self._number, address, size)[0] for address, size in pages_of(rng)])
+        return b"".join([request(MEMORY_READ, self.number, address, size)[0] for address, size in pages_of(rng)])
 
     def write_memory(self, rng: GpaRange, data: bytes) -> None:
         """Copy ``data`` to the beginning of a range of guest memory."""
@@ -221,7 +221,7 @@ class Machine:
         for address, size in pages_of(rng):
             portion = data[done : done + size]
             if portion:
-                self._connection.request(MEMORY_WRITE, self._number, address, portion)
+                self._connection.request(MEMORY_WRITE, self.number, address, portion)
             done += size
 
     def offer_channel(
@@ -233,7 +233,7 @@ class Machine:
         """
         direct = requests.direct_memory(mode, self.memory)
         protocol = self._connection.protocol
-        call = requests.offer_channel(protocol, self._number, interface, instance, pipe=pipe, direct=direct)
+        call = requests.offer_channel(protocol, self.number, interface, instance, pipe=pipe, direct=direct)
         self._connection.finish(call)
         return OfferedChannel(self._connection, self, call.built)
 
@@ -252,7 +252,7 @@ class Machine:
         direct = requests.direct_memory(mode, self.memory)
         protocol = self._connection.protocol
         call = requests.open_channel(
-            protocol, self._number, interface, instance, wait=wait, ring_pages=pages, direct=direct
+            protocol, self.number, interface, instance, wait=wait, ring_pages=pages, direct=direct
         )
         self._connection.finish(call)
         return Channel(self._connection, self, *requests.opened_state(call))
@@ -261,13 +261,13 @@ class Machine:
         self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
     ) -> Address:
         """Open a transport address: on real UDP sockets, or on a segment by its name. Port 0 takes a free one."""
-        call = requests.open_address(self._connection.protocol, self._number, network, local, share)
+        call = requests.open_address(self._connection.protocol, self.number, network, local, share)
         self._connection.finish(call)
         return Address(self._connection, *call.built)
 
     def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""
-        result = self._connection.request(NETWORK_QUERY, self._number, network, query_type, buffer_bytes)
+        result = self._connection.request(NETWORK_QUERY, self.number, network, query_type, buffer_bytes)
         return requests.query_answer(result)
 
 

@@ -31,7 +31,7 @@ class Machine:
         self.name = name
         self.memory: MachineMemory = attached.memory
         self._connection = connection
-        self._number = attached.number
+        self.number = attached.number
 
     # ---- memory
 
@@ -40,7 +40,7 @@ class Machine:
         missing = self.memory.missing_pages(byte_count)
         while missing:
             pages = min(missing, 65536)
-            self.memory.add_pages(await self._connection.allocate_pages(self._number, pages))
+            self.memory.add_pages(await self._connection.allocate_pages(self.number, pages))
             missing -= pages
 
     async def allocate(self, byte_count: int) -> Buffer:
@@ -54,7 +54,7 @@ class Machine:
             return requests.gather_mapped(self.memory, (rng,))
         parts: list[bytes] = []
         for address, size in pages_of(rng):
-            (data,) = await self._connection.request(MEMORY_READ, self._number, address, size)
+            (data,) = await self._connection.request(MEMORY_READ, self.number, address, size)
             parts.append(data)
         return b"".join(parts)
 
@@ -68,7 +68,7 @@ class Machine:
             portion = data[done : done + size]
             if not portion:
                 break
-            await self._connection.request(MEMORY_WRITE, self._number, address, portion)
+            await self._connection.request(MEMORY_WRITE, self.number, address, portion)
             done += len(portion)
 
     # ---- channels
@@ -82,7 +82,7 @@ class Machine:
         """
         direct = requests.direct_memory(mode, self.memory)
         protocol = self._connection.protocol
-        call = requests.offer_channel(protocol, self._number, interface, instance, pipe=pipe, direct=direct)
+        call = requests.offer_channel(protocol, self.number, interface, instance, pipe=pipe, direct=direct)
         await self._connection.finish(call)
         return OfferedChannel(self._connection, self, call.built)
 
@@ -104,7 +104,7 @@ class Machine:
         direct = requests.direct_memory(mode, self.memory)
         protocol = self._connection.protocol
         call = requests.open_channel(
-            protocol, self._number, interface, instance, wait=wait, ring_pages=pages, direct=direct
+            protocol, self.number, interface, instance, wait=wait, ring_pages=pages, direct=direct
         )
         await self._connection.finish(call)
         return Channel(self._connection, self, *requests.opened_state(call))
@@ -115,13 +115,13 @@ class Machine:
         self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
     ) -> Address:
         """Open a transport address: on real UDP sockets, or on a segment by its name. Port 0 takes a free one."""
-        call = requests.open_address(self._connection.protocol, self._number, network, local, share)
+        call = requests.open_address(self._connection.protocol, self.number, network, local, share)
         await self._connection.finish(call)
         return Address(self._connection, *call.built)
 
     async def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""
-        result = await self._connection.request(NETWORK_QUERY, self._number, network, query_type, buffer_bytes)
+        result = await self._connection.request(NETWORK_QUERY, self.number, network, query_type, buffer_bytes)
         return requests.query_answer(result)
 
 

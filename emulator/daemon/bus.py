@@ -1,7 +1,8 @@
 """A machine's two buses at work: every offer, opening and closing goes through their control messages, byte for byte.
 
 One ``GuestBus`` serves all guest programs of the machine, one ``HostBus`` all its hosts. Both run here, in one process,
-so a conversation settles within the call that began it. What the rules answer with silence is counted and logged.
+so a conversation settles within the call that began it. A bus guest takes the place of the ``GuestBus``: then the guest
+side's messages come from its client and go there. What the rules answer with silence is counted and logged.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.log import logger
 from emulator.memory import AddressOutsideMemory, GpaRange
@@ -29,14 +31,28 @@ from emulator.vmbus.guest_effects import (
 )
 from emulator.vmbus.guest_state import GuestPhase
 from emulator.vmbus.host import HostBus
-from emulator.vmbus.host_effects import CloseDevice, GpadlOffered, GpadlTeardown, ModifyDevice, OpenDevice
+from emulator.vmbus.host_effects import (
+    CloseDevice,
+    GpadlOffered,
+    GpadlTeardown,
+    ModifyDevice,
+    OpenDevice,
+    OpenRequest,
+    ScanInterruptPage,
+    SignalDevice,
+)
 from emulator.vmbus.host_view import ChannelView
 from emulator.vmbus.message_types import STATUS_FAILED, STATUS_OK, Version, is_failure
 from emulator.vmbus.negotiation import BusConfig
 from emulator.vmbus.offers import OfferParameters, PipeMode
+from emulator.vmbus.synic import HvStatus
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
+    from emulator.daemon.session import Session
+
+# Messages on the way to one slot of the guest, as hardware has it.
+MESSAGE_WINDOW = 1
 
 
 class MachineBus:
@@ -44,13 +60,16 @@ class MachineBus:
 
     def __init__(self, machine: Machine, maximum_version: Version) -> None:
         self._machine = machine
-        self._host = HostBus(BusConfig(maximum_version=maximum_version))
+        self._host = HostBus(BusConfig(maximum_version=maximum_version, message_window=MESSAGE_WINDOW))
         self._guest = GuestBus()
-        self._link = BusLink(self._host, self._guest)
+        self._link: BusLink | BusGuest = BusLink(self._host, self._guest)
         self._offers: dict[int, Offer] = {}  # by the host bus's key
         self._offered: dict[int, Offer] = {}  # by the guest bus's channel id
         self._freed: deque[Offer] = deque()
         self._open_failures: dict[int, int] = {}
+        self._laid_out: dict[tuple[int, int], BusGuestChannel] = {}  # by offer key and GPADL of its rings
+        self._owed: dict[BusGuestChannel, tuple[int, int]] = {}  # GPADLs to give back when their direct host is done
+        self._end_of_guest = ""
         self._running = False
         self._violations: Counter[str] = Counter()
         self._log = logger().bind(machine=machine.name)
@@ -58,7 +77,12 @@ class MachineBus:
     # ---- what sessions ask
 
     def connect(self) -> None:
-        """A guest program is there: make contact, once. Raises Refused when no version suits both."""
+        """A guest program is there: make contact, once. Raises Refused when no version suits both, or a bus guest has
+        the machine.
+        """
+        if self.bus_guest is not None:
+            text = f"{self.bus_guest.session} is the bus guest of {self._machine}: it has all channels; detach it first"
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
         if self._guest.state.phase is GuestPhase.DISCONNECTED:
             self._run(self._guest.connect())
         if self._guest.state.phase is not GuestPhase.CONNECTED:
@@ -75,6 +99,10 @@ class MachineBus:
         """Take an offer back; the guest lets go of the channel and gives its id back."""
         if self._offers.pop(offer.key, None) is not None:
             self._run(self._host.revoke_offer(offer.key))
+            if isinstance(offer.channel, BusGuestChannel):
+                self._forget(offer)
+                # Its key is dead: nobody will be asked to give the GPADL of its rings back.
+                self._laid_out = {at: each for at, each in self._laid_out.items() if at[0] != offer.key}
 
     def open(self, channel: Channel) -> None:
         """Open a channel as the guest does: describe the rings, then ask. Raises Refused with nothing left behind."""
@@ -98,8 +126,83 @@ class MachineBus:
 
     def close(self, channel: Channel) -> None:
         """Close a channel as the guest does, after its ends have been closed."""
+        if isinstance(channel, BusGuestChannel):
+            return  # only its guest can
         if self._machine.failure is None and channel.offer.channel_id is not None:
             self._run(self._guest.close_channel(channel.offer.channel_id))
+
+    # ---- the bus guest
+
+    @property
+    def bus_guest(self) -> BusGuest | None:
+        """Who has the guest side, if not the daemon."""
+        return self._link if isinstance(self._link, BusGuest) else None
+
+    def attach(self, session: Session, number: int) -> None:
+        """A session takes the guest side, which starts over; ``number`` is the machine's there. Raises Refused."""
+        if self.bus_guest is not None:
+            text = f"{self._machine} has a bus guest already: {self.bus_guest.session}"
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
+        for offer in self._offers.values():
+            if offer.channel is not None:
+                text = f"{offer} is open: {offer.channel.holder} has it; close it there, for a bus guest takes them all"
+                raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
+        for waiting in self._machine.waiting:
+            text = f"{waiting.session} waits for channel {waiting.wanted} of {self._machine}; cancel that first"
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
+        self._start_over("")
+        self._link = BusGuest(session, number, self._host)
+        self._log.info("bus.guest_attached", session=session.number)
+
+    def detach(self, reason: str) -> None:
+        """The bus guest is gone: its channels end, and everything is offered anew to whoever comes next."""
+        self._start_over(reason)
+        self._guest = GuestBus()
+        self._link = BusLink(self._host, self._guest)
+        self._log.info("bus.guest_detached", reason=reason)
+
+    def _start_over(self, reason: str) -> None:
+        if self._machine.failure is None:
+            self._end_of_guest = reason
+            for channel in list(self._owed):
+                self._answer_owed(channel)
+            self._run(self._host.reset())
+            self._end_of_guest = ""
+        self._laid_out.clear()
+        self._offered.clear()
+        for offer in self._offers.values():
+            offer.channel_id = None
+
+    def post(self, connection_id: int, payload: bytes) -> HvStatus:
+        """The bus guest posts a message; what the hypercall returns. Windows: HvPostMessage."""
+        status, effects = self._host.post_message(connection_id, payload)
+        self._run(effects)
+        return status
+
+    def signal(self, connection_id: int, flag: int) -> HvStatus:
+        """The bus guest rings a channel. Windows: HvSignalEvent. Raises Refused where that cannot reach its host."""
+        status, effects = self._host.signal_event(connection_id, flag)
+        self._run(effects)
+        return status
+
+    def message_taken(self, vp: int, sint: int) -> None:
+        """The bus guest took the message out of a slot."""
+        self._run(self._host.message_delivered(vp, sint))
+
+    def guest_end(self, channel_id: int) -> BusGuestEnd:
+        """The bus guest's end of its open channel of that id. Raises Refused."""
+        for offer in self._offers.values():
+            if isinstance(offer.channel, BusGuestChannel) and offer.channel.channel_id == channel_id:
+                return offer.channel.guest_end
+        raise Refused(NtStatus.INVALID_DEVICE_STATE, f"the bus guest has no channel {channel_id} open")
+
+    def let_go(self, channel: BusGuestChannel) -> None:
+        """The direct host is done with rings of the bus guest's, which may be waiting for them."""
+        if channel in self._owed:
+            self._answer_owed(channel)
+
+    def _answer_owed(self, channel: BusGuestChannel) -> None:
+        self._run(self._host.gpadl_torn_down(*self._owed.pop(channel)))
 
     # ---- effects
 
@@ -119,13 +222,20 @@ class MachineBus:
     def _perform(self, effect: Effect) -> Iterable[Effect]:
         match effect:
             case OpenDevice(offer_key=key, request=request):
-                return self._host.device_opened(key, self._open_host_end(key, request.ring))
+                return self._host.device_opened(key, self._open_host_end(key, request))
             case CloseDevice(offer_key=key):
+                self._close_host_end(key)
                 return self._host.device_closed(key)
+            case SignalDevice(offer_key=key):
+                self._ring_host(self._offers[key])
+            case ScanInterruptPage():
+                # The page is not read: a doorbell too many does no harm, and one too few would.
+                for offer in self._offers.values():
+                    self._ring_host(offer)
             case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
                 return self._host.gpadl_accepted(key, gpadl, self._check_ranges(ranges))
             case GpadlTeardown(offer_key=key, gpadl_id=gpadl):
-                return self._host.gpadl_torn_down(key, gpadl)
+                return self._tear_down(key, gpadl)
             case ModifyDevice(offer_key=key):
                 return self._host.modify_done(key)
             case OfferArrived(offer=offered):
@@ -159,16 +269,59 @@ class MachineBus:
                 self._offered[channel_id] = offer
                 self._freed.append(offer)
 
-    def _open_host_end(self, key: int, ring: Any) -> int:
+    def _open_host_end(self, key: int, request: OpenRequest) -> int:
+        if self.bus_guest is not None:
+            return self._open_laid_out(key, request, self.bus_guest)
         channel = self._offers[key].channel
         if channel is None:
             return STATUS_FAILED
         try:
-            channel.open_host_end(ring)
+            channel.open_host_end(request.ring)
         except (PeerViolation, AddressOutsideMemory) as error:
             channel.why_closed = f"its rings cannot be used: {error}"
             return STATUS_FAILED
         return STATUS_OK
+
+    def _open_laid_out(self, key: int, request: OpenRequest, guest: BusGuest) -> int:
+        """Both ends of a channel whose rings the bus guest laid out."""
+        offer = self._offers[key]
+        channel = BusGuestChannel(offer, guest, request)
+        try:
+            channel.open(request)
+        except (Refused, PeerViolation, AddressOutsideMemory) as error:
+            self._log.warning("bus.open_failed", channel_id=request.channel_id, error=str(error))
+            return STATUS_FAILED
+        offer.channel = channel
+        self._laid_out[key, request.ring_gpadl_id] = channel
+        return STATUS_OK
+
+    def _close_host_end(self, key: int) -> None:
+        """The bus guest closed a channel. One of the daemon's own guests ended it before it said so on the bus."""
+        offer = self._offers[key]
+        if isinstance(offer.channel, BusGuestChannel):
+            offer.channel.end(NtStatus.CANCELLED, self._end_of_guest or "the guest closed the channel")
+            self._forget(offer)
+
+    @staticmethod
+    def _forget(offer: Offer) -> None:
+        if offer.channel is not None:
+            offer.channel.give_back_pages()
+            offer.channel = None
+
+    @staticmethod
+    def _ring_host(offer: Offer) -> None:
+        if isinstance(offer.channel, BusGuestChannel) and offer.channel.is_open:
+            offer.channel.guest_end.ring_host()
+
+    def _tear_down(self, key: int, gpadl: int) -> Iterable[Effect]:
+        """A GPADL goes back to the guest, but not while a direct host may still look at the rings in it."""
+        channel = self._laid_out.pop((key, gpadl), None)
+        if channel is not None:
+            channel.end(NtStatus.CANCELLED, self._end_of_guest or "the guest took back the memory of the rings")
+            if channel.is_held and not self._end_of_guest:
+                self._owed[channel] = key, gpadl
+                return ()
+        return self._host.gpadl_torn_down(key, gpadl)
 
     def _check_ranges(self, ranges: tuple[GpaRange, ...]) -> int:
         try:
@@ -196,14 +349,16 @@ class MachineBus:
     def _closed(self, channel_id: int) -> None:
         """A channel is the host's again: its ring pages are free, and the offer is for the next guest."""
         offer = self._offered[channel_id]
-        if offer.channel is not None:
-            offer.channel.give_back_pages()
-            offer.channel = None
+        self._forget(offer)
         self._freed.append(offer)
 
     def _violated(self, violation: Violation) -> None:
-        self._violations[f"{violation.fault.name} ({violation.rule})"] += 1
+        self.count(f"{violation.fault.name} ({violation.rule})")
         self._log.warning("bus.violation", fault=violation.fault.name, rule=violation.rule, message=violation.message)
+
+    def count(self, fault: str) -> None:
+        """Something a guest did wrong, for listings."""
+        self._violations[fault] += 1
 
     # ---- looking in
 
@@ -215,6 +370,7 @@ class MachineBus:
             "vmbus_version": str(view.version) if view.version is not None else None,
             "vmbus_features": [feature.name for feature in view.features],
             "vmbus_violations": dict(self._violations),
+            "bus_guest": str(self.bus_guest.session) if self.bus_guest is not None else None,
         }
 
     def describe_offers(self) -> list[dict[str, Any]]:

@@ -84,13 +84,21 @@ class Offer:
 class Channel:
     """One opening of an offer: ring pages in guest memory, and an end for the guest and one for the host."""
 
-    def __init__(self, offer: Offer, session: Session, pages: tuple[int, int], grant: Grant | None) -> None:
+    def __init__(
+        self,
+        offer: Offer,
+        session: Session,
+        pages: tuple[int, int],
+        grant: Grant | None,
+        ring_pfns: tuple[int, ...] | None = None,
+    ) -> None:
+        """``pages`` are the data pages of the two rings; those of ``ring_pfns`` belong to the guest already."""
         machine = offer.machine
         self.offer = offer
         self.machine = machine
         self.number = machine.next_channel_number()
         self.downstream_page = pages[0] + 1
-        self.ring_pfns = machine.pages.allocate(self, sum(pages) + 2)
+        self.ring_pfns = ring_pfns or machine.pages.allocate(self, sum(pages) + 2)
         self.guest: ChannelSide | DirectEnd | None = None
         self.host: ChannelSide | DirectEnd | None = None
         self.is_open = False
@@ -138,19 +146,24 @@ class Channel:
 
     def open_guest_end(self) -> None:
         """The host said yes: the guest's end stands, and both clients get their numbers. Raises RingCorruption."""
-        to_host, to_guest = self._ring_memories(self._own_pages())
-        if self._grant is None:
-            self.guest = DirectEnd(self, Side.GUEST, self._session)
-        else:
-            self.guest = self._hosted_end(Side.GUEST, self._session, (to_guest, to_host), self._grant)
+        self.guest = self._make_guest_end()
         self.is_open = True
         self.machine.channels[self.number] = self
         for side in self._sides():
-            side.number = side.session.channel_requests.add(side)
+            side.enter()
         self._connect_doorbells()
-        self._tell_host(to_guest.data_bytes)
+        self._tell_host(self._pages[1] * PAGE_SIZE)
+        self._first_look()
+
+    def _make_guest_end(self) -> ChannelSide | DirectEnd:
+        if self._grant is None:
+            return DirectEnd(self, Side.GUEST, self._session)
+        to_host, to_guest = self._ring_memories(self._own_pages())
+        return self._hosted_end(Side.GUEST, self._session, (to_guest, to_host), self._grant)
+
+    def _first_look(self) -> None:
+        """Each side's first look at the ring comes after its client has been told of the channel."""
         for side in self._sides():
-            # Its first look at the ring comes after its client has been told of the channel.
             side.ring_doorbell()
 
     def _hosted_end(
@@ -287,6 +300,11 @@ class Channel:
                 entry[f"{side.role.value}_outstanding"] = side.outstanding
                 entry[f"packets_to_{side.role.value}"] = side.delivered_packets
         return entry
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a direct client may still look at the rings of a channel that is over."""
+        return bool(self._holders)
 
     @property
     def holder(self) -> Session:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from emulator.daemon.address_requests import AddressRequests
+from emulator.daemon.bus_requests import BusRequests
 from emulator.daemon.channel_requests import ChannelRequests
 from emulator.daemon.log import logger
 from emulator.daemon.machine_requests import MachineRequests
@@ -105,6 +106,7 @@ class Session:
         self.machine_requests = MachineRequests(self)
         self.channel_requests = ChannelRequests(self)
         self.address_requests = AddressRequests(self)
+        self.bus_requests = BusRequests(self)
         self._handlers = self._collect_handlers()
         self._log = logger().bind(session=number, pid=self._pid)
 
@@ -112,7 +114,7 @@ class Session:
         return f"session {self.number} (client {self.client!r}, process {self._pid})"
 
     def _collect_handlers(self) -> dict[Method, Handler]:
-        owners = (self.machine_requests, self.channel_requests, self.address_requests)
+        owners = (self.machine_requests, self.channel_requests, self.address_requests, self.bus_requests)
         handlers: dict[Method, Handler] = {}
         for method in METHODS:
             if method.direction is not Direction.TO_CLIENT:
@@ -155,7 +157,7 @@ class Session:
         self.is_open = False
         self._ready.clear()
         reason = self._farewell[1] if self._farewell else "the client went away"
-        for owner in (self.channel_requests, self.address_requests, self.machine_requests):
+        for owner in (self.bus_requests, self.channel_requests, self.address_requests, self.machine_requests):
             try:
                 owner.close_all(f"{self} ended: {reason}")
             except Exception as error:  # noqa: BLE001 -- the others still have to be closed, and the daemon goes on

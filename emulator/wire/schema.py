@@ -31,6 +31,7 @@ CHUNK = Binary(256 * 1024)
 RUN = Binary(1024 * 1024)
 MDL_CHAIN = Binary(600 * 1024, unit=8)
 DOCUMENT = Text(1024 * 1024)
+CONTROL = Binary(240)
 
 
 class Direction(Enum):
@@ -78,11 +79,17 @@ _IN, _OUT, _BOTH = Direction.TO_DAEMON, Direction.TO_CLIENT, Direction.BOTH
 _MACHINE = Field("machine", U32, "the machine, as `machine.attach` numbered it")
 _CHANNEL = Field("channel", U32, "the open channel")
 _ADDRESS = Field("address", U32, "the address object")
+_SLOT = (
+    Field("vp", U32, "virtual processor"),
+    Field("sint", U8, "its synthetic interrupt source: 2 for VMBus, unless the guest asked for another"),
+)
+_CONNECTION = Field("connection_id", U32, "the hypercall's connection id")
+_HYPERCALL = (Field("status", U16, "what the hypercall returns: HV_STATUS, 0 is success"),)
 _PACKETS = Field("packets", U32, "packets more")
 _BYTES = Field("bytes", U64, "bytes more")
 _GRANT = (
-    Field("window_packets", U32, "packets the receiver of this may send at once"),
-    Field("window_bytes", U64, "bytes the receiver of this may send at once"),
+    Field("window_packets", U32, "packets whoever reads this may send at once"),
+    Field("window_bytes", U64, "bytes whoever reads this may send at once"),
 )
 _RINGS = (
     Field("ring", PFNS, "pages of both rings: the guest-to-host ring first, each with its control page first"),
@@ -95,7 +102,7 @@ _RINGS = (
 _STATUS = Field("status", U32, "NTSTATUS")
 _FLAGS = Field("flags", U32, "VMBUS_CHANNEL_FORMAT_FLAG_* bits")
 _BUFFER = Field("buffer", PAYLOAD, "the bytes that travel in the ring")
-_CHAIN = Field("mdl", MDL_CHAIN, "the MDL chain as a run (below); empty means NULL")
+_CHAIN = Field("mdl", MDL_CHAIN, "the MDL chain as a run; empty means NULL")
 _COMPLETION = (_STATUS, Field("payload", PAYLOAD, "the completion's bytes; empty without WAIT_FOR_COMPLETION"))
 _IO_STATUS = (
     _STATUS,
@@ -267,9 +274,37 @@ NETWORK_QUERY = _row(44, "network.query", _IN, (
 ADDRESS_WINDOW = _row(45, "address.window", _IN, (_ADDRESS, _PACKETS, _BYTES), None,
     "The daemon may deliver so much more for this address.")
 ADDRESS_DATAGRAMS = _row(46, "address.datagrams", _OUT, (
-    _ADDRESS, Field("run", RUN, "datagrams as a run (below)"),
+    _ADDRESS, Field("run", RUN, "datagrams as a run"),
     Field("dropped", U64, "datagrams lost so far because the client was slow"),
 ), None, "Datagrams that arrived.")
+
+BUS_ATTACH = _row(50, "bus.attach", _IN, (_MACHINE,), (
+    Field("processors", U32, "virtual processors of the machine; a message to any other is lost"),
+), "Become the machine's bus guest: its whole guest side, in place of the daemon's own. Refused while channels of the "
+    "machine are open or waited for; opening one is refused while there is a bus guest.")
+BUS_DETACH = _row(51, "bus.detach", _IN, (_MACHINE,), (),
+    "Leave: the host bus is reset, as if the guest had crashed, and the machine is free for other guests.")
+BUS_POST = _row(52, "bus.post", _IN, (
+    _MACHINE, _CONNECTION, Field("payload", CONTROL, "the control message, byte for byte"),
+), _HYPERCALL, "HvPostMessage. Messages that answer it may arrive before this response. 0x13 says that the port is "
+    "full, because answers were not taken: take them and post it again.")
+BUS_SIGNAL = _row(53, "bus.signal", _IN, (
+    _MACHINE, _CONNECTION, Field("flag", U16, "the event flag; 0 for VMBus"),
+), _HYPERCALL, "HvSignalEvent: ring a channel's doorbell without a descriptor.")
+BUS_MESSAGE = _row(54, "bus.message", _OUT, (
+    _MACHINE, *_SLOT, Field("payload", CONTROL, "the control message, byte for byte"),
+), None, "A message stands in a message slot. The next one for that slot comes after `bus.message_taken`.")
+BUS_MESSAGE_TAKEN = _row(55, "bus.message_taken", _IN, (_MACHINE, *_SLOT), None,
+    "The slot is free again (end of message).")
+BUS_EVENT = _row(56, "bus.event", _OUT, (
+    _MACHINE, *_SLOT, Field("flag", U16, "the event flag, as the guest's open request set it"),
+), None, "The host rings a channel whose doorbell was not asked for: the guest looks at its ring.")
+BUS_DOORBELL = _row(57, "bus.doorbell", _IN, (
+    _MACHINE, Field("channel_id", U32, "the channel, as its offer numbers it; it must be open"),
+), (
+    Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
+), "From now on this channel is rung, both ways, through a descriptor: any byte says \"look\". It is at its end when "
+    "the host has let go of the channel.")
 # fmt: on
 
 METHODS: tuple[Method, ...] = tuple(

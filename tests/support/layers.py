@@ -85,7 +85,7 @@ class Violation(NamedTuple):
 
 FOUNDATION = ("emulator.status", "emulator.memory")
 MEETING_PLACE = "emulator.place"
-CLIENT_CORE = ("clients.protocol", "clients.inbox", "clients.calls")
+CLIENT_CORE = ("clients.protocol", "clients.inbox", "clients.calls", "clients.bus_inbox")
 BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
 CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix", "clients.direct", "clients.direct_calls")
 BELOW_CLIENTS = (

@@ -1,0 +1,126 @@
+"""The bus guest: this client has the whole guest side of a machine's bus, in place of the daemon's own.
+
+It speaks the control conversation itself, in its bytes, lays out rings in buffers of guest memory and works them with
+code of its own: a driver stack under test, in other words. There is one to a machine, and no other guest beside it.
+"""
+
+from __future__ import annotations
+
+import socket
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from clients.bus_inbox import Arrivals, BusEvent, BusMessage, BusState
+from clients.protocol import ConnectionLost, RequestFailed
+from emulator.status import NtStatus
+from emulator.vmbus.synic import HvStatus
+from emulator.wire.schema import BUS_ATTACH, BUS_DETACH, BUS_DOORBELL, BUS_MESSAGE_TAKEN, BUS_POST, BUS_SIGNAL
+
+if TYPE_CHECKING:
+    from clients.connection import Connection
+    from clients.vmbus import Machine
+
+
+class BusGuest:
+    """The guest side of one machine's bus. Iterate over it for the host's messages. Made by ``attach_bus``."""
+
+    def __init__(self, connection: Connection, state: BusState, processors: int) -> None:
+        self.processors = processors
+        self._connection = connection
+        self._state = state
+
+    async def post(self, connection_id: int, payload: bytes) -> HvStatus:
+        """Post a control message of at most 240 bytes. Windows: HvPostMessage.
+
+        INSUFFICIENT_BUFFERS says that the host waits for its messages to be taken: take some, then post it again.
+        """
+        (status,) = await self._connection.request(BUS_POST, self._state.number, connection_id, bytes(payload))
+        return HvStatus(status)
+
+    async def signal(self, connection_id: int, flag: int = 0) -> HvStatus:
+        """Ring the doorbell a channel's offer names. Windows: HvSignalEvent."""
+        (status,) = await self._connection.request(BUS_SIGNAL, self._state.number, connection_id, flag)
+        return HvStatus(status)
+
+    async def doorbell(self, channel_id: int) -> socket.socket:
+        """The doorbell of an open channel, for both directions: any byte, without waiting, says "look at the ring".
+
+        It does not block; read it empty before looking. At its end the host has let go of the channel. The caller
+        closes it. Events of this channel do not come any more.
+        """
+        call = self._connection.protocol.call(BUS_DOORBELL, self._state.number, channel_id)
+        await self._connection.finish(call)
+        assert call.descriptor is not None, "a doorbell comes with its answer"
+        bell = socket.socket(fileno=call.descriptor)
+        call.descriptor = None
+        bell.setblocking(False)
+        return bell
+
+    async def next_event(self) -> BusEvent:
+        """Wait for an event flag: a channel without a descriptor was rung. Raises RequestFailed once over."""
+        await self._arrival(self._state.events)
+        event: BusEvent = self._state.events.take()
+        return event
+
+    async def next_message(self) -> BusMessage:
+        """Wait for a message; taking it frees its slot for the next. Raises RequestFailed once over."""
+        await self._arrival(self._state.messages)
+        message: BusMessage = self._state.messages.take()
+        if self._state.closed is None:
+            self._connection.protocol.notify(BUS_MESSAGE_TAKEN, self._state.number, message.vp, message.sint)
+            self._connection.flush()
+        return message
+
+    async def _arrival(self, arrivals: Arrivals) -> None:
+        while not arrivals.items:
+            if self._connection.protocol.lost is not None:
+                raise ConnectionLost(str(self._connection.protocol.lost))
+            if arrivals.closed is not None:
+                raise RequestFailed(*arrivals.closed)
+            await self._connection.wait_for(arrivals)
+
+    def __aiter__(self) -> BusGuest:
+        return self
+
+    async def __anext__(self) -> BusMessage:
+        try:
+            return await self.next_message()
+        except RequestFailed:
+            raise StopAsyncIteration from None
+
+    async def detach(self) -> None:
+        """Leave: the host's ends of all channels close, and the machine is free for other guests."""
+        if self._state.closed is None:
+            self._connection.protocol.drop_bus(self._state, NtStatus.CANCELLED, "the bus guest was detached here")
+            await self._connection.request(BUS_DETACH, self._state.number)
+
+    async def __aenter__(self) -> BusGuest:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.detach()
+
+
+async def attach_bus(connection: Connection, machine: Machine) -> BusGuest:
+    """Become the bus guest of a machine that ``connection`` attached to.
+
+    Raises RequestFailed, naming the holder, while another client has one of its channels open or is its bus guest.
+    """
+    number = machine.number
+    protocol = connection.protocol
+
+    def build(_result: tuple[int, ...]) -> BusState:
+        state = BusState(number)
+        protocol.add_bus(state)
+        return state
+
+    def undo(_result: tuple[int, ...]) -> None:
+        if call.built is not None:
+            protocol.drop_bus(call.built, NtStatus.CANCELLED, "attaching was given up")
+        protocol.call(BUS_DETACH, number)
+
+    call = protocol.call(BUS_ATTACH, number, build=build, undo=undo)
+    (processors,) = await connection.finish(call)
+    return BusGuest(connection, call.built, processors)
