@@ -69,6 +69,7 @@ class MachineBus:
         self._open_failures: dict[int, int] = {}
         self._laid_out: dict[tuple[int, int], BusGuestChannel] = {}  # by offer key and GPADL of its rings
         self._owed: dict[BusGuestChannel, tuple[int, int]] = {}  # GPADLs to give back when their direct host is done
+        self._lingering: set[BusGuestChannel] = set()  # of guests that are gone, and their direct hosts not done
         self._end_of_guest = ""
         self._running = False
         self._violations: Counter[str] = Counter()
@@ -165,6 +166,7 @@ class MachineBus:
         if self._machine.failure is None:
             self._end_of_guest = reason
             for channel in list(self._owed):
+                self._linger(channel)
                 self._answer_owed(channel)
             self._run(self._host.reset())
             self._end_of_guest = ""
@@ -200,6 +202,17 @@ class MachineBus:
         """The direct host is done with rings of the bus guest's, which may be waiting for them."""
         if channel in self._owed:
             self._answer_owed(channel)
+        elif channel in self._lingering:
+            self._lingering.remove(channel)
+            self._machine.take_memory_back(channel.holder)
+
+    def has_lingering_rings(self, session: Session) -> bool:
+        """Whether a direct host may still look at rings in memory of this session, which was a bus guest."""
+        return any(channel.holder is session for channel in self._lingering)
+
+    def _linger(self, channel: BusGuestChannel) -> None:
+        if channel.is_held and not channel.holder.is_open:
+            self._lingering.add(channel)
 
     def _answer_owed(self, channel: BusGuestChannel) -> None:
         self._run(self._host.gpadl_torn_down(*self._owed.pop(channel)))
@@ -321,6 +334,7 @@ class MachineBus:
             if channel.is_held and not self._end_of_guest:
                 self._owed[channel] = key, gpadl
                 return ()
+            self._linger(channel)
         return self._host.gpadl_torn_down(key, gpadl)
 
     def _check_ranges(self, ranges: tuple[GpaRange, ...]) -> int:

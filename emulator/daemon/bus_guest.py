@@ -177,6 +177,11 @@ class BusGuestChannel(Channel):
         assert self.host is not None, "it was just opened"
         self.host.ring_doorbell()
 
+    def end(self, status: NtStatus, reason: str, *, by: ChannelSide | DirectEnd | None = None) -> None:
+        """Both ends close. What the guest looks at is its own memory; nothing waits for it."""
+        super().end(status, reason, by=by)
+        self._holders -= {self.guest}
+
     def let_go(self, side: DirectEnd) -> None:
         """Its direct host has read the rings to the end, or is gone: their pages may go back to the guest."""
         super().let_go(side)

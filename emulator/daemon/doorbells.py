@@ -50,7 +50,7 @@ class DaemonDoorbell:
 
     async def listen(self, hosted: Rung, pump: Callable[[], None]) -> None:
         """The channel's task: pass on what the direct side rings, until either end is closed."""
-        while True:
+        while self._end.fileno() != -1:  # it may have been closed before this task first ran
             try:
                 await trio.lowlevel.wait_readable(self._end)
                 if not self._end.recv(HEARD_BYTES, NOT_WAITING):

@@ -39,7 +39,7 @@ class MachineRequests:
     def close_all(self, reason: str) -> None:
         """Give back the memory this session holds."""
         for machine in self._machines:
-            machine.discard(machine.pages.release(self._session))
+            machine.take_memory_back(self._session)
 
     # ---- the session itself
 

@@ -22,6 +22,7 @@ from emulator.status import NtStatus, Refused
 if TYPE_CHECKING:
     from emulator.daemon.pending import PendingOpen
     from emulator.daemon.segments import Segments
+    from emulator.daemon.session import Session
 
 
 class Machine:
@@ -71,6 +72,11 @@ class Machine:
     def discard(self, pfns: tuple[int, ...]) -> None:
         """Freed pages go back to the system, and are zero when they are allocated again."""
         self.file.discard(pfns)
+
+    def take_memory_back(self, session: Session) -> None:
+        """A session has ended: what it held is free, but not while a direct host may still look at rings in it."""
+        if not self.bus.has_lingering_rings(session):
+            self.discard(self.pages.release(session))
 
     # ---- offers and channels
 
