@@ -176,6 +176,26 @@ its order.
 The number of a closed channel is dead: drop what still names it, do not close it again (only a direct client
 does, see [`channel.closed`](#25-channelclosed)), and leave packets that were not completed alone. The host's
 offer stands, unless it was rescinded, and the next opening is a channel with another number.
+
+## Bus guest
+
+A client with a driver stack of its own takes the whole guest side of a machine with `bus.attach`, instead of opening
+channels one by one. There is one to a machine, and no other guest beside it; a refusal names the session that is in
+the way. From then on:
+
+* `bus.post` is HvPostMessage and `bus.message` the host's answer, both with the control message as it is, from
+  initiate contact to unload complete. A message slot holds one message: the next comes after `bus.message_taken`,
+  which is the end of message.
+* Rings, page lists and external data lie in pages of the machine's memory that `memory.allocate` gave out. A page
+  list with a page outside it is refused by the created message's status; a ring the host's end finds damaged stops
+  that end, and the listing of channels says why.
+* A channel is rung by `bus.signal` and `bus.event`, or, once it is open and `bus.doorbell` was asked for, through
+  a descriptor: send a byte without waiting; read all there is, then look at the ring. When the other side is
+  direct, the descriptor leads to it, and the daemon takes no part.
+* Errors are silent, as the documentation of VMBus has it; the daemon counts them (`vmbus_violations` in
+  `daemon.inspect`) and logs each with its rule.
+* `bus.detach` or the end of the session resets the host bus: all channels close, and everything is offered anew to the
+  next guest.
 """
 
 RUNS = """\
