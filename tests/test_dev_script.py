@@ -134,7 +134,7 @@ def test_set_up_happens_once_and_again_when_the_packaging_changes(copy: Copy, tm
     first = copy.run("setup")
     assert (first.returncode, first.stdout) == (0, "")
     assert first.stderr.splitlines() == [
-        "dev: installing into .venv (only now, and again when pyproject.toml changes) ..."
+        "dev: installing into .venv (only now, and again when the packaging or the compiled ring changes) ..."
     ]
     venv = copy.root / ".venv"
     assert log.read_text().splitlines() == [
