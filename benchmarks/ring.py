@@ -1,7 +1,7 @@
 """The ring alone, both builds, against a plain C ring and a Pipe: ``python -m benchmarks.ring``.
 
 Every figure is a ratio inside one repetition, from measurements right after one another; what is shown is the median of
-the repetitions. ``--save`` puts the table into ``ring.md``.
+the repetitions. ``--save`` puts the table into ``README.md``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from benchmarks import ring_ends
 from emulator.vmbus.ring import RING_BUILDS, RingBuild
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE / "ring.md"
-TABLE_BEGINS = "<!-- newest table: written by --save -->\n"
-TABLE_ENDS = "<!-- end of the newest table -->\n"
+PAGE = HERE / "README.md"
+TABLE_BEGINS = "<!-- the ring's newest table: written by benchmarks.ring --save -->\n"
+TABLE_ENDS = "<!-- end of the ring's newest table -->\n"
 
 Measure = Callable[[], float]
 
@@ -201,7 +201,7 @@ def table(results: list[dict[str, float]]) -> str:
 
 
 def save(text: str) -> None:
-    """Put the newest table where ring.md has it."""
+    """Put the newest table where the README has it."""
     page = PAGE.read_text()
     head, _, rest = page.partition(TABLE_BEGINS)
     _, _, tail = rest.partition(TABLE_ENDS)
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="does it run; the figures mean nothing")
-    parser.add_argument("--save", action="store_true", help="put the table into ring.md")
+    parser.add_argument("--save", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     results = run(2 if options.quick else options.repetitions, 0.01 if options.quick else 1.0)
