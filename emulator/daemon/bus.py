@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
+from emulator.daemon.bus_guest_rings import BusGuestRings
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.log import logger
 from emulator.memory import AddressOutsideMemory, GpaRange
@@ -67,10 +68,7 @@ class MachineBus:
         self._offered: dict[int, Offer] = {}  # by the guest bus's channel id
         self._freed: deque[Offer] = deque()
         self._open_failures: dict[int, int] = {}
-        self._laid_out: dict[tuple[int, int], BusGuestChannel] = {}  # by offer key and GPADL of its rings
-        self._owed: dict[BusGuestChannel, tuple[int, int]] = {}  # GPADLs to give back when their direct host is done
-        self._lingering: set[BusGuestChannel] = set()  # of guests that are gone, and their direct hosts not done
-        self._end_of_guest = ""
+        self.rings = BusGuestRings(machine, self._host)
         self._running = False
         self._violations: Counter[str] = Counter()
         self._log = logger().bind(machine=machine.name)
@@ -100,10 +98,7 @@ class MachineBus:
         """Take an offer back; the guest lets go of the channel and gives its id back."""
         if self._offers.pop(offer.key, None) is not None:
             self._run(self._host.revoke_offer(offer.key))
-            if isinstance(offer.channel, BusGuestChannel):
-                self._forget(offer)
-                # Its key is dead: nobody will be asked to give the GPADL of its rings back.
-                self._laid_out = {at: each for at, each in self._laid_out.items() if at[0] != offer.key}
+            self.rings.revoke(offer)
 
     def open(self, channel: Channel) -> None:
         """Open a channel as the guest does: describe the rings, then ask. Raises Refused with nothing left behind."""
@@ -164,13 +159,8 @@ class MachineBus:
 
     def _start_over(self, reason: str) -> None:
         if self._machine.failure is None:
-            self._end_of_guest = reason
-            for channel in list(self._owed):
-                self._linger(channel)
-                self._answer_owed(channel)
-            self._run(self._host.reset())
-            self._end_of_guest = ""
-        self._laid_out.clear()
+            self._run(self.rings.start_over(reason))
+        self.rings.started_over()
         self._offered.clear()
         for offer in self._offers.values():
             offer.channel_id = None
@@ -200,22 +190,9 @@ class MachineBus:
 
     def let_go(self, channel: BusGuestChannel) -> None:
         """The direct host is done with rings of the bus guest's, which may be waiting for them."""
-        if channel in self._owed:
-            self._answer_owed(channel)
-        elif channel in self._lingering:
-            self._lingering.remove(channel)
-            self._machine.take_memory_back(channel.holder)
-
-    def has_lingering_rings(self, session: Session) -> bool:
-        """Whether a direct host may still look at rings in memory of this session, which was a bus guest."""
-        return any(channel.holder is session for channel in self._lingering)
-
-    def _linger(self, channel: BusGuestChannel) -> None:
-        if channel.is_held and not channel.holder.is_open:
-            self._lingering.add(channel)
-
-    def _answer_owed(self, channel: BusGuestChannel) -> None:
-        self._run(self._host.gpadl_torn_down(*self._owed.pop(channel)))
+        effects = list(self.rings.let_go(channel))
+        if effects:
+            self._run(effects)
 
     # ---- effects
 
@@ -237,7 +214,7 @@ class MachineBus:
             case OpenDevice(offer_key=key, request=request):
                 return self._host.device_opened(key, self._open_host_end(key, request))
             case CloseDevice(offer_key=key):
-                self._close_host_end(key)
+                self.rings.close(self._offers[key])
                 return self._host.device_closed(key)
             case SignalDevice(offer_key=key):
                 self._ring_host(self._offers[key])
@@ -248,7 +225,7 @@ class MachineBus:
             case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
                 return self._host.gpadl_accepted(key, gpadl, self._check_ranges(ranges))
             case GpadlTeardown(offer_key=key, gpadl_id=gpadl):
-                return self._tear_down(key, gpadl)
+                return self.rings.tear_down((key, gpadl))
             case ModifyDevice(offer_key=key):
                 return self._host.modify_done(key)
             case OfferArrived(offer=offered):
@@ -284,7 +261,7 @@ class MachineBus:
 
     def _open_host_end(self, key: int, request: OpenRequest) -> int:
         if self.bus_guest is not None:
-            return self._open_laid_out(key, request, self.bus_guest)
+            return self.rings.open(self._offers[key], request, self.bus_guest)
         channel = self._offers[key].channel
         if channel is None:
             return STATUS_FAILED
@@ -295,47 +272,10 @@ class MachineBus:
             return STATUS_FAILED
         return STATUS_OK
 
-    def _open_laid_out(self, key: int, request: OpenRequest, guest: BusGuest) -> int:
-        """Both ends of a channel whose rings the bus guest laid out."""
-        offer = self._offers[key]
-        channel = BusGuestChannel(offer, guest, request)
-        try:
-            channel.open(request)
-        except (Refused, PeerViolation, AddressOutsideMemory) as error:
-            self._log.warning("bus.open_failed", channel_id=request.channel_id, error=str(error))
-            return STATUS_FAILED
-        offer.channel = channel
-        self._laid_out[key, request.ring_gpadl_id] = channel
-        return STATUS_OK
-
-    def _close_host_end(self, key: int) -> None:
-        """The bus guest closed a channel. One of the daemon's own guests ended it before it said so on the bus."""
-        offer = self._offers[key]
-        if isinstance(offer.channel, BusGuestChannel):
-            offer.channel.end(NtStatus.CANCELLED, self._end_of_guest or "the guest closed the channel")
-            self._forget(offer)
-
-    @staticmethod
-    def _forget(offer: Offer) -> None:
-        if offer.channel is not None:
-            offer.channel.give_back_pages()
-            offer.channel = None
-
     @staticmethod
     def _ring_host(offer: Offer) -> None:
         if isinstance(offer.channel, BusGuestChannel) and offer.channel.is_open:
             offer.channel.guest_end.ring_host()
-
-    def _tear_down(self, key: int, gpadl: int) -> Iterable[Effect]:
-        """A GPADL goes back to the guest, but not while a direct host may still look at the rings in it."""
-        channel = self._laid_out.pop((key, gpadl), None)
-        if channel is not None:
-            channel.end(NtStatus.CANCELLED, self._end_of_guest or "the guest took back the memory of the rings")
-            if channel.is_held and not self._end_of_guest:
-                self._owed[channel] = key, gpadl
-                return ()
-            self._linger(channel)
-        return self._host.gpadl_torn_down(key, gpadl)
 
     def _check_ranges(self, ranges: tuple[GpaRange, ...]) -> int:
         try:
@@ -363,7 +303,9 @@ class MachineBus:
     def _closed(self, channel_id: int) -> None:
         """A channel is the host's again: its ring pages are free, and the offer is for the next guest."""
         offer = self._offered[channel_id]
-        self._forget(offer)
+        if offer.channel is not None:
+            offer.channel.give_back_pages()
+            offer.channel = None
         self._freed.append(offer)
 
     def _violated(self, violation: Violation) -> None:

@@ -75,7 +75,7 @@ class Machine:
 
     def take_memory_back(self, session: Session) -> None:
         """A session has ended: what it held is free, but not while a direct host may still look at rings in it."""
-        if not self.bus.has_lingering_rings(session):
+        if not self.bus.rings.linger_in(session):
             self.discard(self.pages.release(session))
 
     # ---- offers and channels

@@ -161,3 +161,21 @@ async def test_a_direct_channel_that_closes_in_the_turn_it_opened_harms_nobody(t
         assert await guest.answer(1001) == []
         await guest.call("ping")
         assert server.machines["vm1"].channels == {}
+
+
+@pytest.mark.parametrize("method", ["channel.offer_direct", "channel.offer"])
+async def test_a_session_that_is_its_own_host_ends_whole(tmp_path: Path, method: str) -> None:
+    async with served(tmp_path) as (server, path), raw_client(path) as other:
+        machine = server.machines["vm1"]
+        free = machine.pages.free_pages
+        async with raw_client(path) as both:
+            await both.attach()
+            await both.call(method, 1, ECHO, None, False, *(GRANT if method == "channel.offer" else ()))
+            await opened(both)
+            assert len(machine.channels) == 1
+        await other.attach()
+        while machine.offers:
+            await other.call("ping")
+        assert (machine.failure, machine.channels, machine.pages.free_pages) == (None, {}, free)
+        await other.offer(ECHO)
+        await other.open(ECHO)

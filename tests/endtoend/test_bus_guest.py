@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import clients
 from clients import Connection, ConnectionLost, Machine, OfferedChannel, RequestFailed
@@ -121,7 +122,8 @@ async def test_a_channel_closes_opens_again_and_the_guest_unloads(tmp_path: Path
             assert await port.ask(b"12345678") == hashlib.sha256(b"12345678").digest()
             await driver.perform(driver.guest.close_channel(offer.channel_id))
             await driver.until(ChannelClosed)
-            assert not offered.is_open
+            while offered.is_open:
+                await trio.lowlevel.checkpoint()
             if port.bell is not None:
                 await port.until_let_go()
         port = await driver.open(offer, with_descriptor=False)
@@ -181,7 +183,9 @@ async def test_a_bus_guest_that_is_killed_leaves_the_machine_to_the_next(tmp_pat
                 async with trio.open_nursery() as nursery:
                     for _ in range(3):
                         nursery.start_soon(send)
-                    await trio.testing.wait_all_tasks_blocked()
+                    await trio.testing.wait_all_tasks_blocked()  # a direct host's packets are in the ring then
+                    while mode == "hosted" and (await entry_of(host, "channels"))["host_outstanding"] != 3:
+                        await trio.lowlevel.checkpoint()
                     driver.kill()
                 await driver.process.wait()
             assert [failure.status for failure in failures] == [NtStatus.CANCELLED] * 3
@@ -214,8 +218,6 @@ async def test_one_bus_guest_or_the_daemons_own_and_each_refusal_names_the_holde
         with pytest.raises(RequestFailed, match=r"client 'host'.* has it"):
             await attach_bus(guest, driver.machine)
         await channel.close()
-        with trio.move_on_after(0.05):
-            await machine.open_channel("00000000-1111-0000-0000-000000000000")
         again = await attach_bus(guest, driver.machine)
         assert len(await Driver(again, driver.machine).contact()) == 1
         nursery.cancel_scope.cancel()
