@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
@@ -221,7 +222,8 @@ class MachineBus:
             case ScanInterruptPage():
                 # The page is not read: a doorbell too many does no harm, and one too few would.
                 for offer in self._offers.values():
-                    self._ring_host(offer)
+                    with suppress(Refused):  # one whose guest has its doorbell rings that
+                        self._ring_host(offer)
             case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
                 return self._host.gpadl_accepted(key, gpadl, self._check_ranges(ranges))
             case GpadlTeardown(offer_key=key, gpadl_id=gpadl):
