@@ -23,6 +23,8 @@ from emulator.vmbus.ring import RING_BUILD, RING_BUILD_PROBLEM
 
 # Turns taken on the spot after a read; whatever is still due then is the pump task's, between other sessions' reads.
 PROMPT_ROUNDS = 4
+# What sessions get to end in once the daemon stops; they only have to say goodbye.
+STOP_SECONDS = 5
 STOPPING = NtStatus.DEVICE_REMOVED, "the daemon is stopping"
 
 
@@ -47,6 +49,7 @@ class Server:
         self._is_stopping = False
         self._dirty: dict[Session, None] = {}
         self._more = trio.Event()
+        self._session_ended = trio.Event()
         self._log = logger()
 
     def find_machine(self, name: str) -> Machine:
@@ -107,6 +110,7 @@ class Server:
     def forget(self, session: Session) -> None:
         """A session is over."""
         self._sessions.pop(session.number, None)
+        self._session_ended.set()
         self._dirty.pop(session, None)
 
     # ---- life
@@ -138,13 +142,14 @@ class Server:
                 nursery.cancel_scope.cancel()
 
     async def _until_sessions_end(self) -> None:
-        with trio.move_on_after(5):
+        with trio.move_on_after(STOP_SECONDS):
             while self._sessions:
-                await trio.lowlevel.checkpoint()
+                self._session_ended = trio.Event()
+                await self._session_ended.wait()
 
 
 async def serve(config: Config, socket_path: Path, ready: Callable[[], None]) -> None:
-    """Run the daemon; ``ready`` is called once when its socket listens. Raises AddressInUse for a live rival."""
+    """Run the daemon; ``ready`` is called once when its socket listens. Raises PathUnusable for a live rival."""
     listener = UnixListener(socket_path)
     with listener:
         server = Server(config)
