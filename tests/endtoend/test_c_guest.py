@@ -1,0 +1,297 @@
+"""A bus guest in C, compiled with warnings as errors, with ring code of its own: the whole guest side of a machine.
+
+``examples/c`` runs as a process against the daemon, with a host that is hosted and with one that is direct. The header
+it uses and the bytes that ``docs/direct-attach.md`` shows are held against the project's own layouts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+
+import clients
+import clients.bus
+from clients import Connection, OfferedChannel
+from emulator.vmbus import message_types as m
+from emulator.vmbus.messages import MESSAGES, pack_message
+from emulator.vmbus.ring_contract import FEATURES, IN, MASK, OUT, PENDING
+from emulator.vmbus.send_rules import SendFlags
+from tests.support.processes import ROOT, Daemon, ProcessFailed, Running, start_daemon, start_process
+from tests.support.tools import in_ci, require_tool
+
+EXAMPLE = ROOT / "examples" / "c"
+HEADER = ROOT / "include"
+INTERFACE = "c0ffee00-7f10-4b6e-9c53-0e6d0c5a0003"
+INSTANCE = "00000000-0000-0000-0000-0000000000c1"
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+HOST_MODES = ["hosted", "direct"]
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The guest, built by its own Makefile."""
+    compiler, make = require_tool("gcc", "gcc"), require_tool("make", "make")
+    if subprocess.run(
+        [compiler, "-E", "-include", "msgpack.h", "-x", "c", "/dev/null"], capture_output=True, check=False
+    ).returncode:
+        message = "msgpack.h is not installed (on Debian: apt install libmsgpack-dev)"
+        if in_ci():
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    place = tmp_path_factory.mktemp("c")
+    run(make, "-C", EXAMPLE, f"CC={compiler}", f"BUILD={place}")
+    return place / "bus_guest"
+
+
+@asynccontextmanager
+async def start_guest(tmp_path: Path, guest: Path, daemon: Daemon, *args: str) -> AsyncIterator[Running]:
+    command = [guest, "--socket", daemon.socket_path, "--interface", INTERFACE, *args]
+    async with start_process(tmp_path, "guest", command) as running:
+        yield running
+
+
+async def exit_code(running: Running) -> int:
+    with trio.move_on_after(30):
+        return await running.process.wait()
+    raise ProcessFailed(f"it did not end\n{running.report()}")
+
+
+async def expect_failure(running: Running, message: str) -> None:
+    """It ends with 1 and one sentence."""
+    assert await exit_code(running) == 1, running.report()
+    assert re.fullmatch(f"bus_guest: {message}\n", running.stderr), running.stderr
+
+
+async def send_to_guest(offered: OfferedChannel, count: int) -> None:
+    """Numbered packets; every other one asks for a completion, and that has to be its payload."""
+    for number in range(count):
+        payload = number.to_bytes(8, "little") * 40
+        if number % 2:
+            assert await offered.send(payload) == payload
+        else:
+            await offered.send(payload, flags=SendFlags(0))
+
+
+async def serve(offered: OfferedChannel, sums: list[int]) -> None:
+    """What the guest's packets ask for, until one asks for a rescind."""
+    async with trio.open_nursery() as nursery:
+        async for packet in offered:
+            verb, number = packet.payload[:4], int.from_bytes(packet.payload[4:8], "little")
+            if packet.has_external_data:
+                sums.append(sum(packet.external_data()))
+                await packet.complete(sums[-1].to_bytes(8, "little"))
+                continue
+            await packet.complete(packet.payload)
+            if verb == b"send":
+                nursery.start_soon(send_to_guest, offered, number)
+            elif verb == b"gone":
+                await offered.rescind()
+                return
+
+
+@asynccontextmanager
+async def host_of(
+    tmp_path: Path, mode: str, config: str | None = None
+) -> AsyncIterator[tuple[Daemon, Connection, Any]]:
+    """A daemon with a host that offers a channel to the guest."""
+    async with start_daemon(tmp_path, config) as daemon, clients.connect(daemon.socket_path, name="host") as host:
+        with trio.fail_after(60):
+            machine = await host.machine("vm1")
+            yield daemon, host, await machine.offer_channel(INTERFACE, INSTANCE, mode=mode)
+
+
+async def machine_entry(host: Connection) -> dict[str, Any]:
+    (entry,) = await host.inspect("machines", "vm1")
+    return entry
+
+
+# ---- with the daemon
+
+
+@pytest.mark.parametrize("mode", HOST_MODES)
+@pytest.mark.parametrize("ring_pages", ["1", "16", "100"])
+async def test_the_whole_life_of_a_channel(tmp_path: Path, guest: Path, mode: str, ring_pages: str) -> None:
+    """One data page: both rings run full; a hundred: the page list takes eight messages."""
+    sums: list[int] = []
+    async with host_of(tmp_path, mode) as (daemon, host, offered), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, offered, sums)
+        async with start_guest(tmp_path, guest, daemon, "--ring-pages", ring_pages) as running:
+            assert await exit_code(running) == 0, running.report()
+        assert running.stderr == ""
+        assert running.stdout.splitlines() == [
+            "connected, version 6.0",
+            "opened channel 1",
+            "echoed 2000 packets",
+            f"external data 100000 bytes, sum {sums[0]}",
+            "received 100 packets",
+            "rescinded",
+            "unloaded",
+        ]
+        assert sums == [sum((i * 7 + i // 251) & 0xFF for i in range(100_000))]
+        entry = await machine_entry(host)
+        assert (entry["vmbus_violations"], entry["bus_guest"]) == ({}, None)
+
+
+@pytest.mark.parametrize("mode", HOST_MODES)
+async def test_it_closes_by_itself_and_can_come_back(tmp_path: Path, guest: Path, mode: str) -> None:
+    async with host_of(tmp_path, mode) as (daemon, host, offered), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, offered, [])
+        for attempt in range(2):
+            place = tmp_path / str(attempt)
+            place.mkdir()
+            async with start_guest(place, guest, daemon, "--close") as running:
+                assert await exit_code(running) == 0, running.report()
+        assert (await machine_entry(host))["vmbus_violations"] == {}
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("version", ["5.3", "5.0", "4.1", "2.4"])
+async def test_it_steps_down_to_what_the_host_has(tmp_path: Path, guest: Path, version: str) -> None:
+    config = f'[machines.vm1]\nvmbus_version = "{version}"\n'
+    async with host_of(tmp_path, "hosted", config) as (daemon, _, offered), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, offered, [])
+        async with start_guest(tmp_path, guest, daemon) as running:
+            await running.wait_for_line(f"connected, version {version}")
+            assert await exit_code(running) == 0, running.report()
+
+
+async def test_a_host_that_lets_go_ends_it_with_a_sentence(tmp_path: Path, guest: Path) -> None:
+    async with host_of(tmp_path, "hosted") as (daemon, _, offered):
+        async with start_guest(tmp_path, guest, daemon, "--packets", "4") as running:
+            await running.wait_for_line("opened")
+            await anext(aiter(offered))
+            await offered.rescind()
+            await expect_failure(running, "the host let go of the channel while packets were on their way")
+
+
+async def test_a_refusal_of_the_daemon_is_told_with_its_status(tmp_path: Path, guest: Path) -> None:
+    async with host_of(tmp_path, "hosted") as (daemon, host, _):
+        async with await clients.bus.attach_bus(host, await host.machine("vm1")):
+            async with start_guest(tmp_path, guest, daemon) as running:
+                await expect_failure(running, r"the daemon refused: .* has a bus guest already: .*0xC0[0-9A-F]{6}\)")
+
+
+async def test_a_named_pipe_is_refused_in_words(tmp_path: Path, guest: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, clients.connect(daemon.socket_path) as host:
+        await (await host.machine("vm1")).offer_channel(INTERFACE, pipe=True)
+        async with start_guest(tmp_path, guest, daemon) as running:
+            await expect_failure(running, "channel 1 is a named pipe, which this guest does not speak")
+
+
+@pytest.mark.parametrize("words", [["--packets", "x"], ["--interface", "no-guid"], ["more"], ["--ring-pages", "0"]])
+async def test_a_wrong_option_is_told(tmp_path: Path, guest: Path, words: list[str]) -> None:
+    async with host_of(tmp_path, "hosted") as (daemon, _, _offered):
+        async with start_guest(tmp_path, guest, daemon, *words) as running:
+            await expect_failure(running, "(x is not a number|no-guid is not a GUID|usage: |a ring has 1 to 4094).*")
+
+
+# ---- the header
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def in_c(struct: str, field: str) -> str:
+    """Where a field stands in the header's structures, of which longer ones begin with the shorter one."""
+    longer = {
+        "open_channel2": ("open", {"connection_id", "event_flag", "flags"}),
+        "initiate_contact2": ("contact", {"client_id"}),
+        "version_response2": ("response", {"supported_features"}),
+    }
+    first, own = longer.get(struct, ("", set()))
+    return field if not first or field in own else f"{first}.{field}"
+
+
+def distinct(message: type[m.Message]) -> m.Message:
+    """A message with another value in every field."""
+    values: dict[str, Any] = {}
+    for number, field in enumerate(dataclasses.fields(message), start=1):
+        match field.type:
+            case "UUID":
+                values[field.name] = UUID(bytes_le=bytes([number]) * 16)
+            case "bytes":
+                values[field.name] = b"" if field.name == "ranges" else bytes([number]) * m.USER_DATA_BYTES
+            case _:
+                values[field.name] = number
+    return message(**values)
+
+
+def test_the_headers_messages_are_byte_for_byte_those_of_the_project(tmp_path: Path) -> None:
+    text = (HEADER / "vmbus_user.h").read_text()
+    rows = [
+        row
+        for row in MESSAGES
+        if f"struct vmbus_{snake(row.message.__name__)} {{" in text or row.number in (3, 4, 16, 17)
+    ]
+    assert {row.number for row in rows} == {*range(1, 18), 22, 24}
+    lines, expected = [], []
+    for row in rows:
+        message = distinct(row.message)
+        name = snake(row.message.__name__)
+        fields = [field for field in dataclasses.fields(row.message) if field.name != "ranges"]
+        struct = f"vmbus_{name}" if fields else "vmbus_header"
+        lines.append(f"{{ struct {struct} x; memset(&x, 0, sizeof x); uint32_t number = VMBUS_{type_name(row.number)};")
+        lines.append("memcpy(&x, &number, 4);")
+        for field in fields:
+            target = f"x.{in_c(name, field.name)}"
+            value = getattr(message, field.name)
+            if isinstance(value, int):
+                lines.append(f"{target} = {value};")
+            else:
+                first = value.bytes[0] if isinstance(value, UUID) else value[0]
+                lines.append(f"memset(&{target}, {first}, sizeof {target});")
+        lines.append("show(&x, sizeof x); }")
+        expected.append(pack_message(message).hex())
+    assert compiled(tmp_path, lines) == expected
+
+
+def type_name(number: int) -> str:
+    """The constant's name: that of the shortest layout."""
+    return snake(next(row.message.__name__ for row in reversed(MESSAGES) if row.number == number)).upper()
+
+
+def compiled(tmp_path: Path, lines: list[str]) -> list[str]:
+    """What a program prints that uses the header; ``show`` prints bytes in hex."""
+    compiler = require_tool("gcc", "gcc")
+    source = tmp_path / "layout.c"
+    source.write_text(
+        '#include <stdio.h>\n#include <string.h>\n#include "vmbus_user.h"\n'
+        "void show(const void *at, size_t size);\n"
+        "void show(const void *at, size_t size) { const unsigned char *p = at;\n"
+        '  for (size_t i = 0; i < size; i++) printf("%02x", p[i]);\n  putchar(10); }\n'
+        "int main(void) {\n" + "\n".join(lines) + "\nreturn 0; }\n"
+    )
+    run(compiler, *STRICT, f"-I{HEADER}", "-o", tmp_path / "layout", source)
+    return run(tmp_path / "layout").splitlines()
+
+
+def test_the_headers_control_page_and_numbers_are_the_projects(tmp_path: Path) -> None:
+    words = {"in": IN, "out": OUT, "interrupt_mask": MASK, "pending_send_size": PENDING, "feature_bits": FEATURES}
+    wanted: dict[str, int] = {f"offsetof(struct vmbus_ring_control, {name})": 4 * word for name, word in words.items()}
+    wanted |= {f"VMBUS_FEATURE_{feature.name}": feature.value for feature in m.FeatureFlags}
+    wanted |= {f"VMBUS_VERSION_{each >> 16}_{each & 0xFFFF}": int(each) for each in m.Version if each >= m.Version.V2_4}
+    wanted |= {"VMBUS_MESSAGE_BYTES": m.MAX_PAYLOAD_BYTES, "VMBUS_TARGET_VP_NONE": m.DISABLE_INTERRUPTS_VP}
+    lines = [f'printf("%llu\\n", (unsigned long long)({name}));' for name in wanted]
+    assert compiled(tmp_path, lines) == [str(value) for value in wanted.values()]
+
+
+def test_a_program_that_misuses_the_header_does_not_compile(tmp_path: Path) -> None:
+    """The check above can fail: a structure that has not the size it should have stops the compiler."""
+    with pytest.raises(AssertionError, match="wrong on purpose"):
+        compiled(tmp_path, ['_Static_assert(sizeof(struct vmbus_offer_channel) == 195, "wrong on purpose");'])
