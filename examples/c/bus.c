@@ -14,12 +14,12 @@ static const uint32_t VERSIONS[] = {
 
 static struct vmbus_header header_of(uint32_t type) { return (struct vmbus_header){.message_type = type}; }
 
-static void trace(const struct bus *bus, const char *direction, const uint8_t *message, uint32_t bytes) {
+void bus_trace(const struct bus *bus, const char *direction, const void *data, uint32_t bytes) {
     if (!bus->trace)
         return;
     printf("%s ", direction);
     for (uint32_t i = 0; i < bytes; i++)
-        printf("%02x", message[i]);
+        printf("%02x", ((const uint8_t *)data)[i]);
     putchar('\n');
 }
 
@@ -38,7 +38,7 @@ static void notice(struct bus *bus, uint32_t type, const uint8_t *message, uint3
     } else if (type == VMBUS_RESCIND_CHANNEL_OFFER && bytes >= sizeof rescind) {
         memcpy(&rescind, message, sizeof rescind);
         bus->rescinded |= bus->offered && rescind.channel_id == bus->offer.channel_id;
-    } else if (type != VMBUS_ALL_OFFERS_DELIVERED) {
+    } else {
         die("the host sent a message of type %u and %u bytes out of turn", type, bytes);
     }
 }
@@ -49,7 +49,7 @@ static uint32_t take(struct bus *bus, uint8_t message[VMBUS_MESSAGE_BYTES], uint
     *bytes = wire_take_message(&bus->wire, message);
     if (*bytes == 0)
         return 0;
-    trace(bus, "<", message, *bytes);
+    bus_trace(bus, "<", message, *bytes);
     if (*bytes < sizeof header)
         die("the host sent a message of %u bytes", *bytes);
     memcpy(&header, message, sizeof header);
@@ -93,7 +93,7 @@ static uint32_t try_post(struct bus *bus, const void *message, uint32_t bytes) {
     msgpack_pack_bin_body(request, message, bytes);
     uint32_t status = (uint32_t)wire_number(wire_call(&bus->wire, 1), UINT16_MAX);
     if (status == VMBUS_HV_SUCCESS)
-        trace(bus, ">", message, bytes);
+        bus_trace(bus, ">", message, bytes);
     return status;
 }
 
@@ -176,8 +176,9 @@ void bus_connect(struct bus *bus) {
 }
 
 void bus_find_offer(struct bus *bus) {
-    struct vmbus_header request = header_of(VMBUS_REQUEST_OFFERS);
+    struct vmbus_header request = header_of(VMBUS_REQUEST_OFFERS), delivered;
     post(bus, &request, sizeof request);
+    AWAIT(bus, VMBUS_ALL_OFFERS_DELIVERED, &delivered);
     for (bus_look(bus); !bus->offered; bus_look(bus))
         wire_receive(&bus->wire);
 }

@@ -12,7 +12,7 @@ struct bus {
     uint64_t memory_bytes;
     uint32_t version;
     uint32_t connection_id; /* where to post */
-    bool trace;             /* print every control message */
+    bool trace;             /* print every control message and every packet */
 
     struct vmbus_guid wanted; /* the interface this guest looks for */
     bool offered;
@@ -21,6 +21,9 @@ struct bus {
 
     uint32_t gpadl_id; /* of the rings; 0: none */
 };
+
+/* Print bytes in hex, if tracing is on. */
+void bus_trace(const struct bus *bus, const char *direction, const void *data, uint32_t bytes);
 
 /* Take the guest side of a machine, with its memory mapped. */
 void bus_attach(struct bus *bus, const char *machine);

@@ -83,6 +83,7 @@ static bool try_send(struct channel *channel, const void *packet, uint32_t bytes
             return false;
     if (result == RING_DAMAGED)
         die("the host damaged the guest's ring");
+    bus_trace(channel->bus, ">>", packet, bytes);
     if (bell)
         ring_bell(channel);
     return true;
@@ -131,6 +132,7 @@ static void work(struct channel *channel) {
         case RING_DONE:
             if (bell)
                 ring_bell(channel);
+            bus_trace(channel->bus, "<<", channel->packet, bytes);
             handle(channel);
             break;
         case RING_EMPTY:

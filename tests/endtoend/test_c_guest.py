@@ -60,7 +60,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def start_guest(tmp_path: Path, guest: Path, daemon: Daemon, *args: str) -> AsyncIterator[Running]:
-    command = [guest, "--socket", daemon.socket_path, "--interface", INTERFACE, *args]
+    command: list[str | Path] = [guest, "--socket", daemon.socket_path, "--interface", INTERFACE, *args]
     async with start_process(tmp_path, "guest", command) as running:
         yield running
 
@@ -77,17 +77,17 @@ async def expect_failure(running: Running, message: str) -> None:
     assert re.fullmatch(f"bus_guest: {message}\n", running.stderr), running.stderr
 
 
-async def send_to_guest(offered: OfferedChannel, count: int) -> None:
+async def send_to_guest(offered: OfferedChannel, count: int, words: int) -> None:
     """Numbered packets; every other one asks for a completion, and that has to be its payload."""
     for number in range(count):
-        payload = number.to_bytes(8, "little") * 40
+        payload = number.to_bytes(8, "little") * words
         if number % 2:
             assert await offered.send(payload) == payload
         else:
             await offered.send(payload, flags=SendFlags(0))
 
 
-async def serve(offered: OfferedChannel, sums: list[int]) -> None:
+async def serve(offered: OfferedChannel, sums: list[int], words: int = 40) -> None:
     """What the guest's packets ask for, until one asks for a rescind."""
     async with trio.open_nursery() as nursery:
         async for packet in offered:
@@ -98,7 +98,7 @@ async def serve(offered: OfferedChannel, sums: list[int]) -> None:
                 continue
             await packet.complete(packet.payload)
             if verb == b"send":
-                nursery.start_soon(send_to_guest, offered, number)
+                nursery.start_soon(send_to_guest, offered, number, words)
             elif verb == b"gone":
                 await offered.rescind()
                 return
