@@ -101,10 +101,12 @@ class ForeignGuest:
         return ring
 
     def take_all(self) -> tuple[int, bool]:
-        """Take what there is: how many ring bytes, and whether to ring."""
-        consumed = 0
+        """Take what there is: how many packets, and whether to ring."""
+        count, ring = 0, False
         for image, cost in iter(self.channel.take, None):
-            consumed += cost
+            count += 1
+            # After each: the library's arithmetic fails for more than the ring holds, which a busy host makes possible.
+            ring |= self.channel.signal_after_taking(cost)
             kind, transaction_id = image[0], int.from_bytes(image[8:16], "little")
             if kind == COMPLETION:
                 assert image[16:] == self.expected.pop(transaction_id)
@@ -112,17 +114,17 @@ class ForeignGuest:
             assert (kind, image[6], image[16:]) == (IN_BAND, 1, told(self.heard_of))
             self.heard_of += 1
             self.waiting.append(Outgoing(COMPLETION, image[16:], transaction_id))
-        return consumed, self.channel.signal_after_taking(consumed)
+        return count, ring
 
     async def run(self) -> None:
         """Until everything asked is answered, and everything the host says is heard and answered."""
         control = self.channel.in_control
         while self.expected or self.waiting or self.heard_of < COUNT:
             control[MASK] = 1
-            consumed, ring = self.take_all()
+            taken, ring = self.take_all()
             if self.send_waiting() or ring:
                 await self.port.ring()
-            if not consumed:
+            if not taken:
                 control[MASK] = 0
                 fence()
                 if self.channel.is_empty():
@@ -151,7 +153,8 @@ async def test_the_library_as_a_guest_with_both_rings_crowded(tmp_path: Path, mo
             (entry,) = await connection.inspect("machines", "vm1")
             assert entry["vmbus_violations"] == {}
             assert guest.blocked
-            assert guest.slept
+            # Who rings by a request waits for its answer, and may find something to do each time it comes.
+            assert guest.slept or bells == "events"
 
 
 async def _answer(offered: OfferedChannel) -> None:
