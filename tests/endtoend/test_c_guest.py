@@ -7,6 +7,7 @@ it uses and the bytes that ``docs/direct-attach.md`` shows are held against the 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 from collections.abc import AsyncIterator
@@ -15,14 +16,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgpack
 import pytest
 import trio
 
 import clients
 import clients.bus
 from clients import Connection, OfferedChannel
+from emulator.memory import PAGE_SIZE, GuestMemory
 from emulator.vmbus import message_types as m
 from emulator.vmbus.messages import MESSAGES, pack_message
+from emulator.vmbus.ring import RingMemory, RingSender, initialise_as_guest
 from emulator.vmbus.ring_contract import FEATURES, IN, MASK, OUT, PENDING
 from emulator.vmbus.send_rules import SendFlags
 from tests.support.processes import ROOT, Daemon, ProcessFailed, Running, start_daemon, start_process
@@ -295,3 +299,72 @@ def test_a_program_that_misuses_the_header_does_not_compile(tmp_path: Path) -> N
     """The check above can fail: a structure that has not the size it should have stops the compiler."""
     with pytest.raises(AssertionError, match="wrong on purpose"):
         compiled(tmp_path, ['_Static_assert(sizeof(struct vmbus_offer_channel) == 195, "wrong on purpose");'])
+
+
+# ---- the document
+
+
+def shown(kinds: str) -> list[str]:
+    """The bytes of these dumps in the document, in its order, as hex."""
+    text = (ROOT / "docs" / "direct-attach.md").read_text(encoding="utf-8")
+    return [
+        "".join(hex_of(line) for line in block.splitlines())
+        for block in re.findall(rf"```hexdump (?:{kinds})\n(.*?)```", text, re.DOTALL)
+    ]
+
+
+def hex_of(line: str) -> str:
+    """What stands in front of a line's explanation; ``00 x N`` are N zero bytes."""
+    digits = line.split("  ")[0]
+    zeros = re.fullmatch(r"00 x (\d+)", digits)
+    return "00" * int(zeros[1]) if zeros else digits.replace(" ", "")
+
+
+@pytest.mark.parametrize("mode", HOST_MODES)
+async def test_the_documents_bytes_are_those_of_a_run(tmp_path: Path, guest: Path, mode: str) -> None:
+    options = ["--packets", "1", "--bytes", "5000", "--receive", "2", "--ring-pages", "16", "--trace"]
+    async with host_of(tmp_path, mode) as (daemon, _, offered), trio.open_nursery() as nursery:
+        nursery.start_soon(serve, offered, [], 1)
+        async with start_guest(tmp_path, guest, daemon, *options) as running:
+            assert await exit_code(running) == 0, running.report()
+    traced = [line.split() for line in running.stdout.splitlines() if line[0] in "<>"]
+    messages = [text for sign, text in traced if sign in ("<", ">")]
+    packets = [text for sign, text in traced if sign in ("<<", ">>")]
+    assert shown("posted|received") == messages
+    assert shown("posted") == [text for sign, text in traced if sign == ">"]
+    assert shown("sent|taken") == [packets[number] for number in (0, 1, 2, 7, 8)]
+    assert shown("sent") == [packets[number] for number in (0, 2, 8)]
+    assert shown("ring") == [ring_with(packets[0], packets[2])]
+
+
+def ring_with(*packets: str) -> str:
+    """What the project's own sender makes of these packets in an empty ring, as hex."""
+    memory = GuestMemory(memoryview(bytearray(2 * PAGE_SIZE)))
+    ring = RingMemory.over(memory, (0, 1))
+    initialise_as_guest(ring)
+    sender = RingSender(ring)
+    assert sender.send_batch([bytes.fromhex(packet) for packet in packets]).written == len(packets)
+    return bytes(memory.view(PAGE_SIZE, ring.control[IN])).hex()
+
+
+def test_the_documents_frames_are_messagepack() -> None:
+    text = (ROOT / "docs" / "direct-attach.md").read_text(encoding="utf-8")
+    frames = re.findall(r"```frame\n(.*?)\n(.*?)```", text, re.DOTALL)
+    assert len(frames) == 6
+
+    def value(each: Any) -> Any:
+        if isinstance(each, list):
+            return [value(inner) for inner in each]
+        return bytes.fromhex(each[4:]) if isinstance(each, str) and each.startswith("bin:") else each
+
+    for meaning, dump in frames:
+        assert msgpack.packb(value(json.loads(meaning))) == bytes.fromhex(dump), meaning
+
+
+def test_the_document_and_the_header_name_the_same_methods_as_the_wire() -> None:
+    known = set(re.findall(r"### \d+ `([a-z._]+)`", (ROOT / "docs" / "wire-protocol.md").read_text(encoding="utf-8")))
+    text = (ROOT / "docs" / "direct-attach.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([a-z._]+)` \|", text.split("## 2.")[0], re.MULTILINE))
+    defined = set(re.findall(r'#define VMBUS_METHOD_\w+ "([a-z._]+)"', (HEADER / "vmbus_user.h").read_text()))
+    assert listed == defined
+    assert listed < known
