@@ -6,9 +6,12 @@ it uses and the bytes that ``docs/direct-attach.md`` shows are held against the 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
+import random
 import re
+import struct
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +29,8 @@ from clients import Connection, OfferedChannel
 from emulator.memory import PAGE_SIZE, GuestMemory
 from emulator.vmbus import message_types as m
 from emulator.vmbus.messages import MESSAGES, pack_message
-from emulator.vmbus.ring import RingMemory, RingSender, initialise_as_guest
+from emulator.vmbus.packets import encode_in_band
+from emulator.vmbus.ring import RingMemory, RingReceiver, RingSender, initialise_as_guest
 from emulator.vmbus.ring_contract import FEATURES, IN, MASK, OUT, PENDING
 from emulator.vmbus.send_rules import SendFlags
 from tests.support.processes import ROOT, Daemon, ProcessFailed, Running, start_daemon, start_process
@@ -195,6 +199,20 @@ async def test_a_named_pipe_is_refused_in_words(tmp_path: Path, guest: Path) -> 
         await (await host.machine("vm1")).offer_channel(INTERFACE, pipe=True)
         async with start_guest(tmp_path, guest, daemon) as running:
             await expect_failure(running, "channel 1 is a named pipe, which this guest does not speak")
+
+
+async def test_without_a_daemon_it_says_where_it_looked(tmp_path: Path, guest: Path) -> None:
+    command: list[str | Path] = [guest, "--socket", tmp_path / "nobody.sock", "--interface", INTERFACE]
+    async with start_process(tmp_path, "guest", command) as running:
+        await expect_failure(running, r"no daemon at .*/nobody\.sock: No such file or directory")
+
+
+async def test_a_daemon_that_stops_says_so_to_a_guest_that_waits(tmp_path: Path, guest: Path) -> None:
+    async with start_daemon(tmp_path, expect_exit=None) as daemon, start_guest(tmp_path, guest, daemon) as running:
+        await running.wait_for_line("connected")
+        daemon.process.terminate()
+        await expect_failure(running, "the daemon ended the session: the daemon is stopping.*")
+        assert await exit_code(daemon) == 0
 
 
 @pytest.mark.parametrize("words", [["--packets", "x"], ["--interface", "no-guid"], ["more"], ["--ring-pages", "0"]])
@@ -368,3 +386,151 @@ def test_the_document_and_the_header_name_the_same_methods_as_the_wire() -> None
     defined = set(re.findall(r'#define VMBUS_METHOD_\w+ "([a-z._]+)"', (HEADER / "vmbus_user.h").read_text()))
     assert listed == defined
     assert listed < known
+
+
+# ---- the ring in C, beside the project's own
+
+
+class CRing(ctypes.Structure):
+    """``struct ring`` of ring.h, over a ring of three scattered data pages."""
+
+    _fields_ = [
+        ("control", ctypes.c_void_p),
+        ("memory", ctypes.c_void_p),
+        ("pages", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint32),
+        ("mine", ctypes.c_uint32),
+    ]
+
+
+PAGES = (5, 3, 1, 4)
+DONE, FULL, EMPTY, DAMAGED = range(4)
+
+
+class Twins:
+    """One ring with an end in C and an end of the project's, and the same again with both ends of the project's."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.buffer = bytearray(8 * PAGE_SIZE)
+        self._held = (ctypes.c_char * len(self.buffer)).from_buffer(self.buffer)
+        self._pages = (ctypes.c_uint64 * len(PAGES))(*PAGES)
+        self.c = CRing()
+        library.ring_start(ctypes.byref(self.c), ctypes.byref(self._held), self._pages, len(PAGES))
+        self.mixed = RingMemory.over(GuestMemory(memoryview(self.buffer)), PAGES)
+        self.plain = RingMemory.over(GuestMemory(memoryview(bytearray(8 * PAGE_SIZE))), PAGES)
+        initialise_as_guest(self.plain)
+        self._bell = ctypes.c_bool()
+
+    def send(self, packet: bytes) -> tuple[int, bool]:
+        self._bell.value = False
+        result = self.library.ring_send(ctypes.byref(self.c), packet, len(packet), ctypes.byref(self._bell))
+        return result, self._bell.value
+
+    def receive(self) -> tuple[int, bytes, bool]:
+        self._bell.value = False
+        packet, size = ctypes.create_string_buffer(4096), ctypes.c_uint32()
+        arguments = ctypes.byref(self.c), packet, 4096, ctypes.byref(size), ctypes.byref(self._bell)
+        result = self.library.ring_receive(*arguments)
+        return result, packet.raw[: size.value], self._bell.value
+
+    def same(self) -> bool:
+        """Whether both rings hold the same in every word that means something."""
+        return all(self.mixed.control[word] == self.plain.control[word] for word in (IN, OUT, MASK, FEATURES))
+
+
+@pytest.fixture(scope="module")
+def ring_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    target = tmp_path_factory.mktemp("ring") / "ring.so"
+    run(require_tool("gcc", "gcc"), *STRICT, "-O2", "-shared", "-fPIC", f"-I{HEADER}", EXAMPLE / "ring.c", "-o", target)
+    library = ctypes.CDLL(str(target))
+    library.ring_go_idle.restype = library.ring_ask_for_room.restype = ctypes.c_bool
+    return library
+
+
+def packets_of(seed: int) -> list[bytes]:
+    rng = random.Random(seed)
+    return [encode_in_band(rng.randbytes(rng.randrange(0, 1200)), number) for number in range(400)]
+
+
+def often(number: int, emptying: float, filling: float) -> float:
+    """How probable it is to take packets: a ring that is now full and now empty."""
+    return emptying if number // 40 % 2 else filling
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_sender_in_c_writes_and_rings_as_the_projects_does(ring_library: ctypes.CDLL, seed: int) -> None:
+    twins, rng = Twins(ring_library), random.Random(seed)
+    sender, receivers = RingSender(twins.plain), [RingReceiver(twins.plain), RingReceiver(twins.mixed)]
+    outcomes = set()
+    for number, packet in enumerate(packets_of(seed)):
+        result, bell = twins.send(packet)
+        written, signal = sender.send_batch([packet])
+        assert (result, bell) == (DONE if written else FULL, signal)
+        outcomes.add((result, bell))
+        if not written:
+            wanted = len(packet)
+            assert ring_library.ring_ask_for_room(ctypes.byref(twins.c), wanted) is sender.block(wanted + 8)
+        else:
+            sender.unblock()
+        assert twins.mixed.control[PENDING] == twins.plain.control[PENDING]
+        if rng.random() < often(number, 0.9, 0.1):
+            count = rng.randrange(1, 4)
+            first, second = (receiver.receive_batch(count, 1 << 20) for receiver in receivers)
+            assert first == second
+        if rng.random() < 0.2:
+            assert receivers[0].go_idle() is receivers[1].go_idle()
+        assert twins.same()
+    assert outcomes == {(DONE, True), (DONE, False), (FULL, False)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_receiver_in_c_takes_and_rings_as_the_projects_does(ring_library: ctypes.CDLL, seed: int) -> None:
+    twins, rng = Twins(ring_library), random.Random(seed)
+    senders, receiver = [RingSender(twins.plain), RingSender(twins.mixed)], RingReceiver(twins.plain)
+    bells, blocked = set(), False
+    for number, packet in enumerate(packets_of(seed)):
+        if not blocked:
+            first, second = (sender.send_batch([packet]) for sender in senders)
+            assert first == second
+            for sender in senders:
+                if first.written:
+                    sender.unblock()
+                else:
+                    blocked = not sender.block(len(packet) + 8)
+        for _ in range(rng.randrange(4) if rng.random() < often(number, 0.9, 0.1) else 0):
+            result, image, bell = twins.receive()
+            images, _, signal, _ = receiver.receive_batch(1, 1 << 20)
+            assert (result, [image] if image else []) == (DONE if images else EMPTY, images)
+            assert bell is signal
+            bells.add(bell)
+            blocked = blocked and not bell
+        if rng.random() < 0.2:
+            assert ring_library.ring_go_idle(ctypes.byref(twins.c)) is receiver.go_idle()
+        assert twins.same()
+    assert bells == {True, False}
+
+
+def damage(ring: RingMemory, word: int, value: int) -> None:
+    ring.control[word] = value
+
+
+@pytest.mark.parametrize("index", [4, 0x1001, 3 * PAGE_SIZE, 0xFFFFFFF8])
+def test_an_illegal_index_is_damage_to_the_ring_in_c(ring_library: ctypes.CDLL, index: int) -> None:
+    twins = Twins(ring_library)
+    damage(twins.mixed, OUT, index)
+    assert twins.send(encode_in_band(b"12345678"))[0] == DAMAGED
+    damage(twins.mixed, OUT, 0)
+    damage(twins.mixed, IN, index)
+    assert twins.receive()[0] == DAMAGED
+
+
+@pytest.mark.parametrize(("offset8", "length8"), [(0, 3), (1, 3), (4, 3), (2, 4), (2, 0xFFFF), (2, 0)])
+def test_a_descriptor_that_makes_no_sense_is_damage_to_the_ring_in_c(
+    ring_library: ctypes.CDLL, offset8: int, length8: int
+) -> None:
+    twins = Twins(ring_library)
+    twins.mixed.write(0, struct.pack("<HHHHQ", 6, offset8, length8, 0, 1) + bytes(16))
+    damage(twins.mixed, IN, 32)
+    assert twins.receive()[0] == DAMAGED
+    assert twins.mixed.control[OUT] == 0
