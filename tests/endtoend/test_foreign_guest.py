@@ -116,15 +116,18 @@ class ForeignGuest:
             self.waiting.append(Outgoing(COMPLETION, image[16:], transaction_id))
         return count, ring
 
+    def is_done(self) -> bool:
+        return not (self.expected or self.waiting or self.heard_of < COUNT)
+
     async def run(self) -> None:
         """Until everything asked is answered, and everything the host says is heard and answered."""
         control = self.channel.in_control
-        while self.expected or self.waiting or self.heard_of < COUNT:
+        while not self.is_done():
             control[MASK] = 1
             taken, ring = self.take_all()
             if self.send_waiting() or ring:
                 await self.port.ring()
-            if not taken:
+            if not taken and not self.is_done():  # it may have been what was just sent that was missing
                 control[MASK] = 0
                 fence()
                 if self.channel.is_empty():
