@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from clients.calls import RequestFailed
@@ -180,7 +181,7 @@ class DirectEnd:
         post = DirectPost(len(payloads))
         for first in range(0, len(payloads), 64):
             portion = payloads[first : first + 64]
-            self._start(post, lambda portion=portion: self._put_many(post, portion))  # type: ignore[misc]
+            self._start(post, partial(self._put_many, post, portion))
         return post
 
     def _start(self, call: Any, attempt: Callable[[], None]) -> None:
