@@ -9,32 +9,23 @@ import json
 import os
 import select
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
 from typing import Any
-from uuid import UUID
 
 from clients import requests
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
-from clients.direct_calls import DirectPacket
-from clients.inbox import AddressState, Datagram, EndState, OfferState, ReceivedPacket
-from clients.memory import POOL_PAGES, Buffer, MachineMemory, pages_of
+from clients.inbox import AddressState, EndState, OfferState
+from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
-from clients.requests import Completion, Identity, IoStatus
+from clients.sync_tdi import Address
+from clients.sync_vmbus import Channel, Machine, OfferedChannel, Packet
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
-from emulator.memory import GpaRange, Mdl
-from emulator.status import NtStatus, PeerViolation
-from emulator.vmbus.send_rules import SendFlags
-from emulator.wire.schema import (
-    DAEMON_INSPECT,
-    MACHINE_ATTACH,
-    MEMORY_READ,
-    MEMORY_WRITE,
-    NETWORK_QUERY,
-    PING,
-)
+from emulator.status import PeerViolation
+from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, PING
+
+__all__ = ["Address", "Channel", "Connection", "Machine", "OfferedChannel", "Packet", "connect"]
 
 
 class Connection:
@@ -112,6 +103,15 @@ class Connection:
             self._receive()
         self.flush()
 
+    def wait_for_item(self, state: EndState | OfferState | AddressState) -> None:
+        """Return when an inbox holds something; StopIteration when nothing comes any more, or the connection's loss."""
+        while not state.items:
+            if state.closed is not None:
+                if self.protocol.lost is not None:
+                    raise self.protocol.lost
+                raise StopIteration
+            self.wait()
+
     def _receive(self) -> None:
         try:
             receive_into(self.protocol, self._sock)
@@ -181,307 +181,3 @@ def connect(
         yield connection
     finally:
         connection.close()
-
-
-class Machine:
-    """One simulated machine, as this client acts on it: as guest, as host, as TDI client."""
-
-    def __init__(self, connection: Connection, name: str, attached: Attached) -> None:
-        self.name = name
-        self.memory: MachineMemory = attached.memory
-        self._connection = connection
-        self.number = attached.number
-
-    def reserve(self, byte_count: int) -> None:
-        """Make sure that a buffer of so many bytes can be allocated."""
-        missing = self.memory.missing_pages(byte_count)
-        while missing:
-            pages = min(missing, 65536)
-            self.memory.add_pages(self._connection.allocate_pages(self.number, pages))
-            missing -= pages
-
-    def allocate(self, byte_count: int) -> Buffer:
-        """A buffer of guest memory, however large."""
-        self.reserve(byte_count)
-        return self.memory.allocate(byte_count)
-
-    def read_memory(self, rng: GpaRange) -> bytes:
-        """A copy of a range of guest memory: through the mapping, or by message without one."""
-        if self.memory.is_mapped:
-            return requests.gather_mapped(self.memory, (rng,))
-        request = self._connection.request
-        return b"".join([request(MEMORY_READ, self.number, address, size)[0] for address, size in pages_of(rng)])
-
-    def write_memory(self, rng: GpaRange, data: bytes) -> None:
-        """Copy ``data`` to the beginning of a range of guest memory."""
-        if self.memory.is_mapped:
-            self.memory.mapped.write_range(rng, data)
-            return
-        done = 0
-        for address, size in pages_of(rng):
-            portion = data[done : done + size]
-            if portion:
-                self._connection.request(MEMORY_WRITE, self.number, address, portion)
-            done += size
-
-    def offer_channel(
-        self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False, mode: str = "hosted"
-    ) -> OfferedChannel:
-        """Offer a channel, as its host. Without an instance id the daemon makes one.
-
-        With ``mode="direct"`` this process works the rings itself, and the daemon carries the doorbells at most.
-        """
-        direct = requests.direct_memory(mode, self.memory)
-        protocol = self._connection.protocol
-        call = requests.offer_channel(protocol, self.number, interface, instance, pipe=pipe, direct=direct)
-        self._connection.finish(call)
-        return OfferedChannel(self._connection, self, call.built)
-
-    def open_channel(
-        self,
-        interface: Identity,
-        instance: Identity | None = None,
-        *,
-        wait: bool = True,
-        send_pages: int = 0,
-        receive_pages: int = 0,
-        mode: str = "hosted",
-    ) -> Channel:
-        """Open an offered channel, as its guest; waits for the offer unless told not to."""
-        pages = send_pages, receive_pages
-        direct = requests.direct_memory(mode, self.memory)
-        protocol = self._connection.protocol
-        call = requests.open_channel(
-            protocol, self.number, interface, instance, wait=wait, ring_pages=pages, direct=direct
-        )
-        self._connection.finish(call)
-        return Channel(self._connection, self, *requests.opened_state(call))
-
-    def open_address(
-        self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
-    ) -> Address:
-        """Open a transport address: on real UDP sockets, or on a segment by its name. Port 0 takes a free one."""
-        call = requests.open_address(self._connection.protocol, self.number, network, local, share)
-        self._connection.finish(call)
-        return Address(self._connection, *call.built)
-
-    def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
-        """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""
-        result = self._connection.request(NETWORK_QUERY, self.number, network, query_type, buffer_bytes)
-        return requests.query_answer(result)
-
-
-class Packet:
-    """A packet that arrived. Complete it exactly once if its sender waits for that."""
-
-    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket) -> None:
-        self._connection = connection
-        self._machine = machine
-        self._received = received
-        self.payload = received.payload
-        self.wants_completion = received.wants_completion
-        self.has_external_data = received.has_external_data
-        self.ranges = received.ranges
-
-    def external_data(self) -> bytes:
-        """A copy of the guest memory it points at; for clients that have mapped it."""
-        return requests.gather_mapped(self._machine.memory, requests.usable_ranges(self._received))
-
-    def read_external_data(self) -> bytes:
-        """The same, for every client."""
-        return b"".join([self._machine.read_memory(rng) for rng in requests.usable_ranges(self._received)])
-
-    def complete(self, payload: bytes = b"") -> None:
-        """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""
-        requests.complete(self._connection.protocol, self._received, payload)
-        self._connection.flush()
-
-    def fail(self) -> None:
-        """Windows: VmbChannelPacketFail. It is malformed; the channel delivers nothing more until opened again."""
-        requests.fail(self._connection.protocol, self._received)
-        self._connection.flush()
-
-
-class _End:
-    """What a guest's channel and a host's offered channel have in common: packets in and out."""
-
-    def __init__(self, connection: Connection, machine: Machine) -> None:
-        self._connection = connection
-        self._machine = machine
-
-    def _open_state(self) -> EndState:
-        raise NotImplementedError
-
-    def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
-        """Windows: VmbPacketSend. Returns the completion (empty, once in the ring, without WAIT_FOR_COMPLETION)."""
-        call = requests.send(self._connection.protocol, self._open_state(), buffer, mdl, flags)
-        self._connection.finish(call)
-        return requests.completion(call)
-
-    def post(self, payloads: Iterable[bytes]) -> int:
-        """Send many packets without completion in few messages; returns their number when all are in the ring."""
-        (count,) = self._connection.finish(requests.post(self._connection.protocol, self._open_state(), payloads))
-        return int(count)
-
-    def _next(self, state: EndState | OfferState) -> Packet:
-        _wait_for_item(self._connection, state)
-        received = requests.take_packet(self._connection.protocol, state.items)
-        self._connection.flush()
-        return Packet(self._connection, self._machine, received)
-
-
-def _wait_for_item(connection: Connection, state: EndState | OfferState | AddressState) -> None:
-    """Return when an inbox holds something; StopIteration when nothing comes any more, or the connection's loss."""
-    while not state.items:
-        if state.closed is not None:
-            if connection.protocol.lost is not None:
-                raise connection.protocol.lost
-            raise StopIteration
-        connection.wait()
-
-
-class Channel(_End):
-    """An open channel, from its guest. Iterate over it for the packets the host sends."""
-
-    def __init__(self, connection: Connection, machine: Machine, state: EndState, instance: UUID) -> None:
-        super().__init__(connection, machine)
-        self.instance = instance
-        self._state = state
-
-    def _open_state(self) -> EndState:
-        return self._state
-
-    @property
-    def closed(self) -> tuple[NtStatus, str] | None:
-        """(status, reason) once it is closed."""
-        return self._state.closed
-
-    def send_with_external_mdl(
-        self,
-        buffer: bytes,
-        mdl: Mdl | None,
-        offset: int = 0,
-        length: int = 0,
-        flags: int = SendFlags.WAIT_FOR_COMPLETION,
-    ) -> Completion:
-        """Windows: VmbPacketSendWithExternalMdl; see the trio face."""
-        protocol = self._connection.protocol
-        call = requests.send_with_external_mdl(protocol, self._state, buffer, mdl, (offset, length), flags)
-        self._connection.finish(call)
-        return requests.completion(call)
-
-    def __iter__(self) -> Channel:
-        return self
-
-    def __next__(self) -> Packet:
-        return self._next(self._state)
-
-    def close(self) -> None:
-        """Close it; packets that wait for their completion end with CANCELLED."""
-        call = requests.close_channel(self._connection.protocol, self._state)
-        if call is not None:
-            self._connection.finish(call)
-
-    def __enter__(self) -> Channel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class OfferedChannel(_End):
-    """A channel offered by this host. Iterate over it for the packets of its guests, one after another."""
-
-    def __init__(self, connection: Connection, machine: Machine, state: OfferState) -> None:
-        super().__init__(connection, machine)
-        self._state = state
-        self.instance = state.instance
-
-    def _open_state(self) -> EndState:
-        return requests.opening_of(self._state)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a guest has it open."""
-        return self._state.opening is not None
-
-    @property
-    def last_closed(self) -> tuple[NtStatus, str] | None:
-        """(status, reason) of the opening that ended last."""
-        return self._state.last_closed
-
-    def opened(self) -> None:
-        """Return when a guest has it open."""
-        while self._state.opening is None:
-            if self._state.closed is not None:
-                raise RequestFailed(*self._state.closed)
-            self._connection.wait()
-
-    def __iter__(self) -> OfferedChannel:
-        return self
-
-    def __next__(self) -> Packet:
-        return self._next(self._state)
-
-    def rescind(self) -> None:
-        """Take the offer back; a guest's outstanding packets end with DEVICE_REMOVED."""
-        call = requests.rescind(self._connection.protocol, self._state)
-        if call is not None:
-            self._connection.finish(call)
-
-    def __enter__(self) -> OfferedChannel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.rescind()
-
-
-class Address:
-    """An open transport address. Iterate over it for the datagrams that arrive."""
-
-    def __init__(self, connection: Connection, state: AddressState, local: tuple[str, int]) -> None:
-        self._connection = connection
-        self._state = state
-        self.local = local
-
-    @property
-    def dropped(self) -> int:
-        """Datagrams the daemon had to drop because this client did not take them in time."""
-        return self._state.dropped
-
-    def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
-        """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
-        call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
-        return requests.raise_on_error(*self._connection.finish(call))
-
-    def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
-        """TDI_QUERY_INFORMATION on this address; the structure's bytes."""
-        call = requests.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
-        return requests.query_answer(self._connection.finish(call))
-
-    def __iter__(self) -> Address:
-        return self
-
-    def __next__(self) -> Datagram:
-        _wait_for_item(self._connection, self._state)
-        datagram = requests.take_datagram(self._connection.protocol, self._state)
-        self._connection.flush()
-        return datagram
-
-    def close(self) -> None:
-        """Close it; sends still waiting end with CANCELLED."""
-        call = requests.close_address(self._connection.protocol, self._state)
-        if call is not None:
-            self._connection.finish(call)
-
-    def __enter__(self) -> Address:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

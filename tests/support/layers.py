@@ -85,9 +85,17 @@ class Violation(NamedTuple):
 
 FOUNDATION = ("emulator.status", "emulator.memory")
 MEETING_PLACE = "emulator.place"
-CLIENT_CORE = ("clients.protocol", "clients.inbox", "clients.calls", "clients.bus_inbox")
+CLIENT_CORE = (
+    "clients.protocol",
+    "clients.holdings",
+    "clients.call_table",
+    "clients.inbox",
+    "clients.calls",
+    "clients.bus_inbox",
+)
 BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
 CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix", "clients.direct", "clients.direct_calls")
+CLIENT_SYNC = ("clients.sync", "clients.sync_vmbus", "clients.sync_tdi")
 BELOW_CLIENTS = (
     *FOUNDATION,
     "emulator.vmbus",
@@ -172,8 +180,8 @@ LAYERS = (
         reason="what both faces are made of knows neither of them, and no event loop",
     ),
     Layer(
-        ("clients.sync",),
-        (*BELOW_CLIENTS, MEETING_PLACE, *CLIENT_CORE, *CLIENT_SHARED, "clients.sync"),
+        CLIENT_SYNC,
+        (*BELOW_CLIENTS, MEETING_PLACE, *CLIENT_CORE, *CLIENT_SHARED, *CLIENT_SYNC),
         banned_stdlib=EVENT_LOOPS,
         reason="the synchronous face runs without an event loop",
     ),

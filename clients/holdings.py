@@ -1,0 +1,110 @@
+"""What one client holds of the daemon: its offers, channels and addresses, and the buses it is the guest of. Pure."""
+
+from __future__ import annotations
+
+from clients.bus_inbox import BusState
+from clients.call_table import CallTable
+from clients.calls import RequestFailed
+from clients.inbox import AddressState, ChannelState, EndState, Inbox, OfferState
+from emulator.status import NtStatus
+from emulator.wire.schema import ADDRESS_WINDOW, CHANNEL_CLOSE, CHANNEL_WINDOW
+
+
+class Holdings(CallTable):
+    """The tables of what is open, and how each of it ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._channels: dict[int, EndState] = {}
+        self._attached: list[EndState] = []
+        self._offers: dict[int, OfferState] = {}
+        self._addresses: dict[int, AddressState] = {}
+        self._buses: dict[int, BusState] = {}
+
+    # ---- opened
+
+    def add_offer(self, state: OfferState) -> None:
+        """An offer was made: its openings will come."""
+        self._offers[state.number] = state
+
+    def add_channel(self, state: EndState) -> None:
+        """A channel was opened."""
+        if not isinstance(state, ChannelState):
+            self._attached.append(state)
+        self._channels[state.number] = state
+
+    def add_address(self, state: AddressState) -> None:
+        """An address was opened."""
+        self._addresses[state.number] = state
+
+    def add_bus(self, state: BusState) -> None:
+        """This client is the bus guest of a machine."""
+        self._buses[state.number] = state
+
+    def take_attached(self) -> list[EndState]:
+        """Direct channels that have begun since the last time: somebody has to listen to their doorbells."""
+        attached, self._attached = self._attached, []
+        return attached
+
+    # ---- over
+
+    def drop_bus(self, state: BusState, status: NtStatus, reason: str) -> None:
+        """It is not any more."""
+        self._buses.pop(state.number, None)
+        state.close(status, reason)
+        self._touched += state.messages, state.events
+
+    def drop_offer(self, state: OfferState) -> None:
+        """An offer was taken back."""
+        self._offers.pop(state.number, None)
+        state.close(NtStatus.CANCELLED, "the offer was rescinded")
+        self._touched.append(state)
+
+    def drop_address(self, state: AddressState) -> None:
+        """An address was closed here."""
+        self._addresses.pop(state.number, None)
+        self._close_inbox(state, NtStatus.ADDRESS_CLOSED, "the address was closed")
+
+    def drop_channel(self, state: EndState, status: NtStatus, reason: str) -> None:
+        """A channel is closed: here, or by the other side."""
+        self._channels.pop(state.number, None)
+        if isinstance(state, Inbox):
+            self._close_inbox(state, status, reason)
+        else:
+            state.close(status, reason)
+            self._touched.append(state)
+        if state.offer is not None:
+            state.offer.closed_opening(state)
+            self._touched.append(state.offer)
+
+    def broke(self, state: EndState, reason: str) -> None:
+        """The rings of a direct channel are damaged: it is closed."""
+        if state.closed is None:
+            self.call(CHANNEL_CLOSE, state.number)
+            self.drop_channel(state, NtStatus.DEVICE_REMOVED, reason)
+
+    def _close_inbox(self, inbox: Inbox, status: NtStatus, reason: str) -> None:
+        inbox.close(status, reason)
+        self._touched.append(inbox)
+        self._end_lane(inbox, RequestFailed(status, reason))
+
+    def _close_all(self, reason: str) -> None:
+        """The connection is gone, and everything with it."""
+        for state in list(self._channels.values()):
+            self.drop_channel(state, NtStatus.DEVICE_REMOVED, reason)
+        for inbox in self._addresses.values():
+            self._close_inbox(inbox, NtStatus.DEVICE_REMOVED, reason)
+        for bus in list(self._buses.values()):
+            self.drop_bus(bus, NtStatus.DEVICE_REMOVED, reason)
+        for offer in self._offers.values():
+            offer.close(NtStatus.DEVICE_REMOVED, reason)
+            self._touched.append(offer)
+
+    # ---- room
+
+    def taken(self, inbox: Inbox, cost: int) -> None:
+        """Something of that cost was taken from an inbox: return its room to the daemon when a portion is due."""
+        portion = inbox.receives.drain(1, cost)
+        if portion is not None and inbox.closed is None:
+            method = ADDRESS_WINDOW if isinstance(inbox, AddressState) else CHANNEL_WINDOW
+            self.notify(method, inbox.number, *portion)

@@ -1,0 +1,60 @@
+"""Addresses and datagrams: the face without an event loop."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from clients import requests
+from clients.inbox import AddressState, Datagram
+from clients.requests import IoStatus
+
+if TYPE_CHECKING:
+    from clients.sync import Connection
+
+
+class Address:
+    """An open transport address. Iterate over it for the datagrams that arrive."""
+
+    def __init__(self, connection: Connection, state: AddressState, local: tuple[str, int]) -> None:
+        self._connection = connection
+        self._state = state
+        self.local = local
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams the daemon had to drop because this client did not take them in time."""
+        return self._state.dropped
+
+    def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
+        """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
+        call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
+        return requests.raise_on_error(*self._connection.finish(call))
+
+    def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
+        """TDI_QUERY_INFORMATION on this address; the structure's bytes."""
+        call = requests.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
+        return requests.query_answer(self._connection.finish(call))
+
+    def __iter__(self) -> Address:
+        return self
+
+    def __next__(self) -> Datagram:
+        self._connection.wait_for_item(self._state)
+        datagram = requests.take_datagram(self._connection.protocol, self._state)
+        self._connection.flush()
+        return datagram
+
+    def close(self) -> None:
+        """Close it; sends still waiting end with CANCELLED."""
+        call = requests.close_address(self._connection.protocol, self._state)
+        if call is not None:
+            self._connection.finish(call)
+
+    def __enter__(self) -> Address:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
