@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from emulator.choice import choice
 from emulator.status import Misuse, NtStatus
 from emulator.tdi.constants import ServiceFlags
 
@@ -42,41 +43,79 @@ class QueryOverflow(Enum):
 class ProviderProfile:
     """How one kind of device behaves. Lengths in bytes, times in seconds."""
 
-    max_datagram_bytes: int = UDP_MAX_DATAGRAM_BYTES  # S8, S9
-    max_queued_datagrams: int = 64  # S30: for each address object
-    max_queued_bytes: int = (
-        8 << 20
-    )  # S30: for all of a machine's objects on the device; more than 64 of the longest datagrams
-    send_timeout_seconds: float = 1.0  # S32
-    refuses_zero_length: bool = False  # S10
-    supports_broadcast: bool = True  # S20
-    supports_multicast: bool = True  # S20
-    strict_destination: bool = False  # S16: an address type nobody here knows fails the send instead of being skipped
-    cleanup: CleanupStyle = CleanupStyle.CANCEL  # CL2, S40
-    query_overflow: QueryOverflow = QueryOverflow.PARTIAL  # Q2
-    minimum_lookahead_bytes: int = 128  # section 6
-    maximum_lookahead_bytes: int | None = None  # section 6: None is the whole datagram
-    dynamic_ports: tuple[int, int] = (
-        49_152,
-        65_535,
-    )  # CR7: first and last port chosen for port 0; the real UDP device's come from the host
-    too_long_status: NtStatus = NtStatus.INVALID_PARAMETER  # S8; INVALID_BUFFER_SIZE is the other usual answer
-    zero_length_status: NtStatus = NtStatus.INVALID_PARAMETER  # S10
-    wrong_file_status: NtStatus = NtStatus.INVALID_PARAMETER  # S2
-    null_information_status: NtStatus = NtStatus.INVALID_PARAMETER  # S4
-    short_buffer_status: NtStatus = NtStatus.INVALID_PARAMETER  # S12
-    bad_destination_status: NtStatus = NtStatus.INVALID_ADDRESS  # S13, S14, S18
-    wrong_family_status: NtStatus = NtStatus.INVALID_ADDRESS  # S19
-    unsupported_cast_status: NtStatus = NtStatus.INVALID_ADDRESS  # S20
-    broadcast_source_status: NtStatus = NtStatus.INVALID_ADDRESS  # S21
-    unreachable_status: NtStatus = NtStatus.NETWORK_UNREACHABLE  # S22: no route, or none this machine may use
-    queue_full_status: NtStatus = NtStatus.INSUFFICIENT_RESOURCES  # S30
-    expired_status: NtStatus = NtStatus.IO_TIMEOUT  # S33
-    after_cleanup_status: NtStatus = NtStatus.CANCELLED  # S41, CL7; ADDRESS_CLOSED says more
-    exclusive_broadcast_status: NtStatus = NtStatus.SHARING_VIOLATION  # CR9 names none
-    unknown_attribute_status: NtStatus = NtStatus.INVALID_EA_NAME  # CR4
-    null_query_buffer_status: NtStatus = NtStatus.INVALID_PARAMETER  # Q3
-    wrong_query_file_status: NtStatus = NtStatus.INVALID_DEVICE_REQUEST  # Q5; INVALID_PARAMETER is seen too
+    max_datagram_bytes: int = choice(UDP_MAX_DATAGRAM_BYTES, "S8, S9", "bytes of the longest datagram")
+    max_queued_datagrams: int = choice(64, "S30", "datagrams that wait to be sent, for each address object")
+    # More than 64 of the longest datagrams.
+    max_queued_bytes: int = choice(8 << 20, "S30", "bytes that wait to be sent, for a machine's objects together")
+    send_timeout_seconds: float = choice(1.0, "S32", "seconds a datagram may wait to be sent")
+    refuses_zero_length: bool = choice(False, "S10", "an empty datagram is sent", "it is refused")
+    supports_broadcast: bool = choice(True, "S20", "a datagram may go to a broadcast address", "it is refused")
+    supports_multicast: bool = choice(True, "S20", "a datagram may go to a multicast address", "it is refused")
+    strict_destination: bool = choice(
+        False, "S16", "an address of a type nobody here knows is skipped", "it fails the send"
+    )
+    cleanup: CleanupStyle = choice(
+        CleanupStyle.CANCEL, "CL2, S40", "what becomes of queued sends when their address object is cleaned up"
+    )
+    query_overflow: QueryOverflow = choice(
+        QueryOverflow.PARTIAL,
+        "Q2",
+        "a query whose answer does not fit writes what fits, with BUFFER_OVERFLOW",
+        '`"too small"`: it writes nothing, with BUFFER_TOO_SMALL',
+    )
+    minimum_lookahead_bytes: int = choice(128, "6", "bytes a receive handler is shown at least")
+    maximum_lookahead_bytes: int | None = choice(
+        None, "6", "bytes a receive handler is shown at most: the whole datagram", "a number of bytes"
+    )
+    dynamic_ports: tuple[int, int] = choice(
+        (49_152, 65_535),
+        "CR7",
+        "the first and last port chosen for port 0; the real UDP device has the host's instead",
+        "another range",
+    )
+    too_long_status: NtStatus = choice(
+        NtStatus.INVALID_PARAMETER,
+        "S8",
+        "a datagram above the limit",
+        "`INVALID_BUFFER_SIZE` is the other usual answer",
+    )
+    zero_length_status: NtStatus = choice(NtStatus.INVALID_PARAMETER, "S10", "an empty datagram, where refused")
+    wrong_file_status: NtStatus = choice(NtStatus.INVALID_PARAMETER, "S2", "a send on a file that is no address object")
+    null_information_status: NtStatus = choice(
+        NtStatus.INVALID_PARAMETER, "S4", "a send without connection information"
+    )
+    short_buffer_status: NtStatus = choice(NtStatus.INVALID_PARAMETER, "S12", "a send longer than its MDL chain")
+    bad_destination_status: NtStatus = choice(
+        NtStatus.INVALID_ADDRESS, "S13, S14, S18", "a destination that cannot be read or used"
+    )
+    wrong_family_status: NtStatus = choice(
+        NtStatus.INVALID_ADDRESS, "S19", "a destination of another family than the source"
+    )
+    unsupported_cast_status: NtStatus = choice(
+        NtStatus.INVALID_ADDRESS, "S20", "a broadcast or multicast destination, where unsupported"
+    )
+    broadcast_source_status: NtStatus = choice(
+        NtStatus.INVALID_ADDRESS, "S21", "a send from an address object on the broadcast address"
+    )
+    unreachable_status: NtStatus = choice(
+        NtStatus.NETWORK_UNREACHABLE, "S22", "no route to the destination, or none this machine may use"
+    )
+    queue_full_status: NtStatus = choice(NtStatus.INSUFFICIENT_RESOURCES, "S30", "a send beyond the queue's bound")
+    expired_status: NtStatus = choice(NtStatus.IO_TIMEOUT, "S33", "a send that waited too long")
+    after_cleanup_status: NtStatus = choice(
+        NtStatus.CANCELLED, "S41, CL7", "a request after cleanup", "`ADDRESS_CLOSED` says more"
+    )
+    exclusive_broadcast_status: NtStatus = choice(
+        NtStatus.SHARING_VIOLATION, "CR9", "the broadcast address opened exclusively"
+    )
+    unknown_attribute_status: NtStatus = choice(NtStatus.INVALID_EA_NAME, "CR4", "an extended attribute nobody knows")
+    null_query_buffer_status: NtStatus = choice(NtStatus.INVALID_PARAMETER, "Q3", "a query without a buffer")
+    wrong_query_file_status: NtStatus = choice(
+        NtStatus.INVALID_DEVICE_REQUEST,
+        "Q5",
+        "a query on a file it does not apply to",
+        "`INVALID_PARAMETER` is seen too",
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.max_datagram_bytes <= MAXIMUM_LENGTH:

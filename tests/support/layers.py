@@ -83,7 +83,7 @@ class Violation(NamedTuple):
         return f"{self.path}:{self.line}: {self.module} imports {self.imported}: {self.rule}"
 
 
-FOUNDATION = ("emulator.status", "emulator.memory")
+FOUNDATION = ("emulator.status", "emulator.memory", "emulator.choice")
 MEETING_PLACE = "emulator.place"
 CLIENT_CORE = (
     "clients.protocol",
@@ -114,6 +114,18 @@ LAYERS = (
         ("emulator.status",),
         pure=True,
         reason="memory is pure and stands on emulator.status only",
+    ),
+    Layer(
+        ("emulator.choice",),
+        ("emulator.status",),
+        pure=True,
+        reason="how profiles are written is pure, and knows statuses only",
+    ),
+    Layer(
+        ("emulator.choices_document",),
+        (*FOUNDATION, "emulator.vmbus", "emulator.tdi"),
+        pure=True,
+        reason="the document of the choices is made from both cores' profiles, and from nothing that waits",
     ),
     Layer(
         ("emulator.vmbus",),
@@ -147,7 +159,7 @@ LAYERS = (
     ),
     Layer(
         ("emulator.config",),
-        (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire"),
+        (*FOUNDATION, MEETING_PLACE, "emulator.choices_document", "emulator.vmbus", "emulator.tdi", "emulator.wire"),
         third_party=("pydantic",),
         banned_stdlib=EVENT_LOOPS,
         reason="configuration is values: it may read a file, but never waits and never knows the daemon",
