@@ -24,8 +24,9 @@ PROFILES: dict[str, tuple[type, str]] = {
 
 _HEAD = """# Choices
 
-Where the documentation of VMBus, KMCL and TDI is silent, or allows several answers, this project chooses one, and lets you choose
-another. Made from the profiles in the source by `python -m emulator.choices_document > docs/choices.md`; do not edit it by hand.
+Where the documentation of VMBus, KMCL and TDI is silent, or allows several answers, this project chooses one, and lets
+you choose another. Made from the profiles in the source by `python -m emulator.choices_document > docs/choices.md`; do
+not edit it by hand.
 
 A profile is a table of the configuration, and a machine names the one it wants:
 
@@ -38,9 +39,9 @@ reject_mdl_without_wait = false
 closed_first_status = "DEVICE_REMOVED"
 ```
 
-What a profile does not name keeps its default, and a machine without one has all of them. It holds for every hosted and direct
-end of the machine. Statuses are written by name. The rule is the number errors show in brackets; a number with a dot is a section
-of what this project knows of KMCL, a bare one of TDI.
+What a profile does not name keeps its default, and a machine without one has all of them. It holds for every hosted and
+direct end of the machine. Statuses are written by name. The rule is the number errors show in brackets; a number with a
+dot is a section of what this project knows of KMCL, a bare one of TDI.
 """
 
 
