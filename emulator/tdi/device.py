@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from emulator.status import NtStatus, Refused
+from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject, AddressTable
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
 from emulator.tdi.destination import check_cast, pick_destination_untrusted
@@ -106,9 +106,12 @@ class Device(ABC):
 
     def send(self, address: AddressObject, irp: Irp, now: float) -> list[Effect]:
         """Check a send and queue it (S4 to S30). A refused one completes at once and disturbs nothing queued (S27)."""
+        parameters = irp.parameters
+        if not isinstance(parameters, SendDatagram):
+            raise Misuse(f"a datagram send has SendDatagram for parameters, not {type(parameters).__name__}")
         try:
-            destination = self._destination(address, irp.parameters)
-            data = self._payload(irp.parameters)
+            destination = self._destination(address, parameters)
+            data = self._payload(parameters)
             self.queues.check_room(address, len(data))
         except Refused as refusal:
             return [irp.refuse(refusal)]

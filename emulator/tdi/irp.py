@@ -115,16 +115,28 @@ class IrpState(Enum):
 class Irp:
     """One request on one file. Windows: IRP with its IO_STACK_LOCATION.
 
-    ``handle`` is the open file it is for, ``context`` whatever the submitter wants to find it again by. ``status`` and
-    ``information`` mean something once ``state`` is COMPLETED.
+    ``handle`` is the open file it is for, ``parameters`` the structure its minor function takes (``SendDatagram`` for
+    SEND_DATAGRAM), ``context`` whatever the submitter wants to find it again by. ``status`` and ``information`` mean
+    something once ``state`` is COMPLETED, and so does ``returned``: what else comes back, such as data received.
     """
 
-    __slots__ = ("cancelled", "context", "handle", "information", "major", "minor", "parameters", "state", "status")
+    __slots__ = (
+        "cancelled",
+        "context",
+        "handle",
+        "information",
+        "major",
+        "minor",
+        "parameters",
+        "returned",
+        "state",
+        "status",
+    )
 
     def __init__(
         self,
         handle: int,
-        parameters: SendDatagram,
+        parameters: object,
         context: object = None,
         *,
         major: int = MajorFunction.INTERNAL_DEVICE_CONTROL,
@@ -139,6 +151,7 @@ class Irp:
         self.cancelled = False
         self.status = NtStatus.PENDING
         self.information = 0
+        self.returned: object = None
 
     def mark_pending(self) -> None:
         """The request has been queued: its submitter gets STATUS_PENDING now and a completion later (P2)."""
