@@ -11,74 +11,44 @@ session can name what belongs to another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from emulator.wire.fields import Field, Maybe
+from emulator.wire.method import (
+    ADDRESS,
+    BOOL,
+    BOTH,
+    CHUNK,
+    CONTROL,
+    DATAGRAM,
+    DOCUMENT,
+    GUID,
+    HOST,
+    IN,
+    IO_STATUS,
+    MACHINE,
+    MDL_CHAIN,
+    NAME,
+    OUT,
+    PAYLOAD,
+    PFNS,
+    RUN,
+    SENTENCE,
+    STATUS,
+    U8,
+    U16,
+    U32,
+    U64,
+    Direction,
+    Kind,
+    Method,
+    row,
+)
 
-from emulator.wire.fields import Binary, Field, Flag, Maybe, Text, Unsigned
+# A family of rows in a module of its own is imported here and named below: what stands in this module is the table.
+__all__ = ["BY_NAME", "METHODS", "PAYLOAD", "PROTOCOL_VERSION", "Direction", "Kind", "Method"]
 
 PROTOCOL_VERSION = 1
 
-U8, U16, U32, U64 = Unsigned(8), Unsigned(16), Unsigned(32), Unsigned(64)
-BOOL = Flag()
-NAME = Text(64)
-SENTENCE = Text(1024)
-HOST = Text(64)
-GUID = Binary(16, exactly=True)
-PFNS = Binary(65536 * 8, unit=8)
-PAYLOAD = Binary(65535 * 8)
-DATAGRAM = Binary(65535)
-CHUNK = Binary(256 * 1024)
-RUN = Binary(1024 * 1024)
-MDL_CHAIN = Binary(600 * 1024, unit=8)
-DOCUMENT = Text(1024 * 1024)
-CONTROL = Binary(240)
-
-
-class Direction(Enum):
-    """Who may send a method."""
-
-    TO_DAEMON = "client → daemon"
-    TO_CLIENT = "daemon → client"
-    BOTH = "both ways"
-
-
-class Kind(Enum):
-    """Whether it is answered."""
-
-    REQUEST = "request"
-    NOTIFICATION = "notification"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Method:
-    """One row of the table."""
-
-    number: int
-    name: str
-    direction: Direction
-    kind: Kind
-    params: tuple[Field, ...]
-    result: tuple[Field, ...]
-    meaning: str
-
-
-def _row(
-    number: int,
-    name: str,
-    direction: Direction,
-    params: tuple[Field, ...],
-    result: tuple[Field, ...] | None,
-    meaning: str,
-) -> Method:
-    kind = Kind.NOTIFICATION if result is None else Kind.REQUEST
-    return Method(number, name, direction, kind, params, result or (), meaning)
-
-
-_IN, _OUT, _BOTH = Direction.TO_DAEMON, Direction.TO_CLIENT, Direction.BOTH
-
-_MACHINE = Field("machine", U32, "the machine, as `machine.attach` numbered it")
 _CHANNEL = Field("channel", U32, "the open channel")
-_ADDRESS = Field("address", U32, "the address object")
 _SLOT = (
     Field("vp", U32, "virtual processor"),
     Field("sint", U8, "its synthetic interrupt source: 2 for VMBus, unless the guest asked for another"),
@@ -99,19 +69,13 @@ _RINGS = (
     Field("external_mdls", U32, "most ranges of one packet"),
     Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
 )
-_STATUS = Field("status", U32, "NTSTATUS")
 _FLAGS = Field("flags", U32, "VMBUS_CHANNEL_FORMAT_FLAG_* bits")
 _BUFFER = Field("buffer", PAYLOAD, "the bytes that travel in the ring")
 _CHAIN = Field("mdl", MDL_CHAIN, "the MDL chain as a run; empty means NULL")
-_COMPLETION = (_STATUS, Field("payload", PAYLOAD, "the completion's bytes; empty without WAIT_FOR_COMPLETION"))
-_IO_STATUS = (
-    _STATUS,
-    Field("information", U64, "bytes moved, as IO_STATUS_BLOCK has it"),
-    Field("message", SENTENCE, "why, in words; empty on success"),
-)
+_COMPLETION = (STATUS, Field("payload", PAYLOAD, "the completion's bytes; empty without WAIT_FOR_COMPLETION"))
 
 # fmt: off
-HELLO = _row(1, "hello", _IN, (
+HELLO = row(1, "hello", IN, (
     Field("lowest", U32, "lowest protocol version the client speaks"),
     Field("highest", U32, "highest protocol version the client speaks"),
     Field("client", NAME, "a name for logs and listings"),
@@ -123,12 +87,12 @@ HELLO = _row(1, "hello", _IN, (
     Field("frame_elements", U32, "most MessagePack elements in one frame"),
     Field("outstanding", U32, "most requests a client may have unanswered"),
 ), "First of all, once. Anything else before it, or a second one, ends the session.")
-PING = _row(2, "ping", _BOTH, (), (), "Answered at once.")
-CANCEL = _row(3, "cancel", _BOTH, (Field("msgid", U32, "the request to give up"),), None,
+PING = row(2, "ping", BOTH, (), (), "Answered at once.")
+CANCEL = row(3, "cancel", BOTH, (Field("msgid", U32, "the request to give up"),), None,
     "Ask for a request's early end. It still gets its one response: CANCELLED, or its result if that came first.")
-GOODBYE = _row(4, "goodbye", _OUT, (_STATUS, Field("reason", SENTENCE, "what ended the session")), None,
+GOODBYE = row(4, "goodbye", OUT, (STATUS, Field("reason", SENTENCE, "what ended the session")), None,
     "The daemon is about to close this connection, and why.")
-DAEMON_INSPECT = _row(5, "daemon.inspect", _IN, (
+DAEMON_INSPECT = row(5, "daemon.inspect", IN, (
     Field("what", NAME, "`daemon`, `machines` or `channels`"),
     Field("machine", Maybe(NAME), "only this machine's"),
     Field("after", U32, "how many entries to skip, for paging"),
@@ -137,7 +101,7 @@ DAEMON_INSPECT = _row(5, "daemon.inspect", _IN, (
     Field("more", BOOL, "whether entries are left"),
 ), "What the daemon holds, as JSON.")
 
-MACHINE_ATTACH = _row(10, "machine.attach", _IN, (
+MACHINE_ATTACH = row(10, "machine.attach", IN, (
     Field("name", NAME, "the machine's name"),
     Field("map_memory", BOOL, "whether to hand over a descriptor of its memory"),
 ), (
@@ -145,20 +109,20 @@ MACHINE_ATTACH = _row(10, "machine.attach", _IN, (
     Field("memory_bytes", U64, "size of its memory"),
     Field("descriptors", U8, "how many descriptors came with this response: the memory's, or none"),
 ), "Begin to act on a machine. The descriptor is a sealed memfd, passed with SCM_RIGHTS.")
-MEMORY_ALLOCATE = _row(11, "memory.allocate", _IN, (_MACHINE, Field("pages", U32, "how many")), (
+MEMORY_ALLOCATE = row(11, "memory.allocate", IN, (MACHINE, Field("pages", U32, "how many")), (
     Field("pfns", PFNS, "their page numbers, u64 little-endian each"),
 ), "Zeroed pages of guest memory, freed with the session at the latest.")
-MEMORY_FREE = _row(12, "memory.free", _IN, (_MACHINE, Field("pfns", PFNS, "as allocated, or part of it")), (),
+MEMORY_FREE = row(12, "memory.free", IN, (MACHINE, Field("pfns", PFNS, "as allocated, or part of it")), (),
     "Give pages back.")
-MEMORY_READ = _row(13, "memory.read", _IN, (
-    _MACHINE, Field("address", U64, "guest physical address"), Field("length", U32, "bytes, at most 262,144"),
+MEMORY_READ = row(13, "memory.read", IN, (
+    MACHINE, Field("address", U64, "guest physical address"), Field("length", U32, "bytes, at most 262,144"),
 ), (Field("data", CHUNK, "the bytes"),), "For clients that cannot map memory.")
-MEMORY_WRITE = _row(14, "memory.write", _IN, (
-    _MACHINE, Field("address", U64, "guest physical address"), Field("data", CHUNK, "the bytes"),
+MEMORY_WRITE = row(14, "memory.write", IN, (
+    MACHINE, Field("address", U64, "guest physical address"), Field("data", CHUNK, "the bytes"),
 ), (), "For clients that cannot map memory.")
 
-CHANNEL_OFFER = _row(20, "channel.offer", _IN, (
-    _MACHINE,
+CHANNEL_OFFER = row(20, "channel.offer", IN, (
+    MACHINE,
     Field("interface", GUID, "interface (class) id, little-endian GUID bytes"),
     Field("instance", Maybe(GUID), "instance id; the daemon makes one for nil"),
     Field("pipe", BOOL, "named-pipe mode: packets carry the pipe header, and exact lengths"),
@@ -167,10 +131,10 @@ CHANNEL_OFFER = _row(20, "channel.offer", _IN, (
     Field("offer", U32, "its number in this session"),
     Field("instance", GUID, "its instance id"),
 ), "Offer a channel on a machine, as its host. The grant is what may be delivered at each opening.")
-OFFER_RESCIND = _row(21, "offer.rescind", _IN, (Field("offer", U32, "the offer"),), (),
+OFFER_RESCIND = row(21, "offer.rescind", IN, (Field("offer", U32, "the offer"),), (),
     "Take an offer back; its open channel closes.")
-CHANNEL_OPEN = _row(22, "channel.open", _IN, (
-    _MACHINE,
+CHANNEL_OPEN = row(22, "channel.open", IN, (
+    MACHINE,
     Field("interface", GUID, "interface id to look for"),
     Field("instance", Maybe(GUID), "one instance, or any for nil"),
     Field("wait", BOOL, "wait for the offer; otherwise its absence is a refusal"),
@@ -183,44 +147,44 @@ CHANNEL_OPEN = _row(22, "channel.open", _IN, (
     Field("pipe", BOOL, "named-pipe mode"),
     *_GRANT,
 ), "Open an offered channel, as its guest.")
-CHANNEL_CLOSE = _row(23, "channel.close", _IN, (_CHANNEL,), (),
+CHANNEL_CLOSE = row(23, "channel.close", IN, (_CHANNEL,), (),
     "Close an open channel, from either side. The host's offer stands.")
-CHANNEL_OPENED = _row(24, "channel.opened", _OUT, (
+CHANNEL_OPENED = row(24, "channel.opened", OUT, (
     Field("offer", U32, "the offer that was opened"), _CHANNEL, *_GRANT,
 ), None, "A guest opened the host's offer; each opening is a channel of its own.")
-CHANNEL_CLOSED = _row(25, "channel.closed", _OUT, (
-    _CHANNEL, _STATUS, Field("reason", SENTENCE, "who closed it, and why"),
+CHANNEL_CLOSED = row(25, "channel.closed", OUT, (
+    _CHANNEL, STATUS, Field("reason", SENTENCE, "who closed it, and why"),
 ), None, "A channel is gone; what was outstanding on it has been completed. A direct client reads its rings to the "
     "end, then sends `channel.close`: they are kept until then.")
-CHANNEL_WINDOW = _row(26, "channel.window", _BOTH, (_CHANNEL, _PACKETS, _BYTES), None,
+CHANNEL_WINDOW = row(26, "channel.window", BOTH, (_CHANNEL, _PACKETS, _BYTES), None,
     "The receiver of this may send so much more on the channel.")
-CHANNEL_PACKETS = _row(27, "channel.packets", _OUT, (
+CHANNEL_PACKETS = row(27, "channel.packets", OUT, (
     _CHANNEL,
     Field("first", U64, "handle of the first packet; the others count up from it"),
     Field("run", RUN, "packets as they stood in the ring, back to back, without footers"),
     Field("errors", DOCUMENT, "empty, or JSON `[[handle, status, message], …]` for external data that cannot be used"),
 ), None, "Packets that arrived.")
 
-PACKET_SEND = _row(30, "packet.send", _IN, (_CHANNEL, _FLAGS, _BUFFER, _CHAIN), _COMPLETION,
+PACKET_SEND = row(30, "packet.send", IN, (_CHANNEL, _FLAGS, _BUFFER, _CHAIN), _COMPLETION,
     "Windows: VmbPacketSend. Answered when completed (or, without WAIT_FOR_COMPLETION, when in the ring).")
-PACKET_SEND_EXTERNAL_MDL = _row(31, "packet.send_external_mdl", _IN, (
+PACKET_SEND_EXTERNAL_MDL = row(31, "packet.send_external_mdl", IN, (
     _CHANNEL, _FLAGS, _BUFFER, _CHAIN,
     Field("offset", U64, "MdlOffset: bytes from the start of the described buffer"),
     Field("length", U64, "MdlLength: bytes to send; 0 for all from the offset"),
 ), _COMPLETION, "Windows: VmbPacketSendWithExternalMdl.")
-PACKET_SEND_RUN = _row(32, "packet.send_run", _IN, (
+PACKET_SEND_RUN = row(32, "packet.send_run", IN, (
     _CHANNEL, Field("run", RUN, "in-band packets without completion, back to back, as they shall stand in the ring"),
 ), (Field("packets", U32, "how many were written"),),
     "Many packets in one call, all or none. Answered when all are in the ring.")
-PACKET_COMPLETE = _row(33, "packet.complete", _IN, (
+PACKET_COMPLETE = row(33, "packet.complete", IN, (
     _CHANNEL, Field("handle", U64, "the packet"), Field("payload", PAYLOAD, "the completion's bytes"),
 ), None, "Windows: VmbChannelPacketComplete. Exactly once for each packet received that asks for a completion or is "
     "GPA-direct; any other is finished when it is delivered.")
-PACKET_FAIL = _row(34, "packet.fail", _IN, (_CHANNEL, Field("handle", U64, "the packet")), None,
+PACKET_FAIL = row(34, "packet.fail", IN, (_CHANNEL, Field("handle", U64, "the packet")), None,
     "Windows: VmbChannelPacketFail. No completion is sent, and the channel delivers nothing more.")
 
-CHANNEL_OFFER_DIRECT = _row(35, "channel.offer_direct", _IN, (
-    _MACHINE,
+CHANNEL_OFFER_DIRECT = row(35, "channel.offer_direct", IN, (
+    MACHINE,
     Field("interface", GUID, "interface (class) id, little-endian GUID bytes"),
     Field("instance", Maybe(GUID), "instance id; the daemon makes one for nil"),
     Field("pipe", BOOL, "named-pipe mode"),
@@ -228,8 +192,8 @@ CHANNEL_OFFER_DIRECT = _row(35, "channel.offer_direct", _IN, (
     Field("offer", U32, "its number in this session"),
     Field("instance", GUID, "its instance id"),
 ), "Like `channel.offer`, for a host that works the rings itself.")
-CHANNEL_OPEN_DIRECT = _row(36, "channel.open_direct", _IN, (
-    _MACHINE,
+CHANNEL_OPEN_DIRECT = row(36, "channel.open_direct", IN, (
+    MACHINE,
     Field("interface", GUID, "interface id to look for"),
     Field("instance", Maybe(GUID), "one instance, or any for nil"),
     Field("wait", BOOL, "wait for the offer; otherwise its absence is a refusal"),
@@ -241,12 +205,12 @@ CHANNEL_OPEN_DIRECT = _row(36, "channel.open_direct", _IN, (
     Field("pipe", BOOL, "named-pipe mode"),
     *_RINGS,
 ), "Like `channel.open`, for a guest that works the rings itself; they are laid out already.")
-CHANNEL_OPENED_DIRECT = _row(37, "channel.opened_direct", _OUT, (
+CHANNEL_OPENED_DIRECT = row(37, "channel.opened_direct", OUT, (
     Field("offer", U32, "the offer that was opened"), _CHANNEL, *_RINGS,
 ), None, "Like `channel.opened`, to a host that works the rings itself.")
 
-ADDRESS_OPEN = _row(40, "address.open", _IN, (
-    _MACHINE,
+ADDRESS_OPEN = row(40, "address.open", IN, (
+    MACHINE,
     Field("network", NAME, "`udp` for real UDP sockets, or the name of a segment"),
     Field("host", HOST, "local IP address; 0.0.0.0 or :: for any"),
     Field("port", U16, "local port; 0 for a free one"),
@@ -258,49 +222,49 @@ ADDRESS_OPEN = _row(40, "address.open", _IN, (
     Field("port", U16, "the port it is bound to"),
     *_GRANT,
 ), "Open an address object (IRP_MJ_CREATE with a TransportAddress).")
-ADDRESS_CLOSE = _row(41, "address.close", _IN, (_ADDRESS,), (), "IRP_MJ_CLEANUP, then IRP_MJ_CLOSE.")
-ADDRESS_SEND_DATAGRAM = _row(42, "address.send_datagram", _IN, (
-    _ADDRESS, Field("host", HOST, "destination IP address"), Field("port", U16, "destination port"),
+ADDRESS_CLOSE = row(41, "address.close", IN, (ADDRESS,), (), "IRP_MJ_CLEANUP, then IRP_MJ_CLOSE.")
+ADDRESS_SEND_DATAGRAM = row(42, "address.send_datagram", IN, (
+    ADDRESS, Field("host", HOST, "destination IP address"), Field("port", U16, "destination port"),
     Field("data", DATAGRAM, "the datagram, whole"),
-), _IO_STATUS, "TDI_SEND_DATAGRAM. One response for each; it gives its packet and bytes back to the window.")
-ADDRESS_QUERY = _row(43, "address.query", _IN, (
-    _ADDRESS, Field("type", U32, "TDI_QUERY_*"), Field("length", U32, "size of the caller's buffer in bytes"),
-), (*_IO_STATUS, Field("data", CHUNK, "the structure, byte for byte")), "TDI_QUERY_INFORMATION.")
-NETWORK_QUERY = _row(44, "network.query", _IN, (
-    _MACHINE, Field("network", NAME, "`udp` or a segment"),
+), IO_STATUS, "TDI_SEND_DATAGRAM. One response for each; it gives its packet and bytes back to the window.")
+ADDRESS_QUERY = row(43, "address.query", IN, (
+    ADDRESS, Field("type", U32, "TDI_QUERY_*"), Field("length", U32, "size of the caller's buffer in bytes"),
+), (*IO_STATUS, Field("data", CHUNK, "the structure, byte for byte")), "TDI_QUERY_INFORMATION.")
+NETWORK_QUERY = row(44, "network.query", IN, (
+    MACHINE, Field("network", NAME, "`udp` or a segment"),
     Field("type", U32, "TDI_QUERY_*"), Field("length", U32, "size of the caller's buffer in bytes"),
-), (*_IO_STATUS, Field("data", CHUNK, "the structure, byte for byte")),
+), (*IO_STATUS, Field("data", CHUNK, "the structure, byte for byte")),
     "TDI_QUERY_INFORMATION on a control channel of the device.")
-ADDRESS_WINDOW = _row(45, "address.window", _IN, (_ADDRESS, _PACKETS, _BYTES), None,
+ADDRESS_WINDOW = row(45, "address.window", IN, (ADDRESS, _PACKETS, _BYTES), None,
     "The daemon may deliver so much more for this address.")
-ADDRESS_DATAGRAMS = _row(46, "address.datagrams", _OUT, (
-    _ADDRESS, Field("run", RUN, "datagrams as a run"),
+ADDRESS_DATAGRAMS = row(46, "address.datagrams", OUT, (
+    ADDRESS, Field("run", RUN, "datagrams as a run"),
     Field("dropped", U64, "datagrams lost so far because the client was slow"),
 ), None, "Datagrams that arrived.")
 
-BUS_ATTACH = _row(50, "bus.attach", _IN, (_MACHINE,), (
+BUS_ATTACH = row(50, "bus.attach", IN, (MACHINE,), (
     Field("processors", U32, "virtual processors of the machine; a message to any other is lost"),
 ), "Become the machine's bus guest: its whole guest side, in place of the daemon's own. Refused while channels of the "
     "machine are open or waited for; opening one is refused while there is a bus guest.")
-BUS_DETACH = _row(51, "bus.detach", _IN, (_MACHINE,), (),
+BUS_DETACH = row(51, "bus.detach", IN, (MACHINE,), (),
     "Leave: the host bus is reset, as if the guest had crashed, and the machine is free for other guests.")
-BUS_POST = _row(52, "bus.post", _IN, (
-    _MACHINE, _CONNECTION, Field("payload", CONTROL, "the control message, byte for byte"),
+BUS_POST = row(52, "bus.post", IN, (
+    MACHINE, _CONNECTION, Field("payload", CONTROL, "the control message, byte for byte"),
 ), _HYPERCALL, "HvPostMessage. Messages that answer it may arrive before this response. 0x13 says that the port is "
     "full, because answers were not taken: take them and post it again.")
-BUS_SIGNAL = _row(53, "bus.signal", _IN, (
-    _MACHINE, _CONNECTION, Field("flag", U16, "the event flag; 0 for VMBus"),
+BUS_SIGNAL = row(53, "bus.signal", IN, (
+    MACHINE, _CONNECTION, Field("flag", U16, "the event flag; 0 for VMBus"),
 ), _HYPERCALL, "HvSignalEvent: ring a channel's doorbell without a descriptor.")
-BUS_MESSAGE = _row(54, "bus.message", _OUT, (
-    _MACHINE, *_SLOT, Field("payload", CONTROL, "the control message, byte for byte"),
+BUS_MESSAGE = row(54, "bus.message", OUT, (
+    MACHINE, *_SLOT, Field("payload", CONTROL, "the control message, byte for byte"),
 ), None, "A message stands in a message slot. The next one for that slot comes after `bus.message_taken`.")
-BUS_MESSAGE_TAKEN = _row(55, "bus.message_taken", _IN, (_MACHINE, *_SLOT), None,
+BUS_MESSAGE_TAKEN = row(55, "bus.message_taken", IN, (MACHINE, *_SLOT), None,
     "The slot is free again (end of message).")
-BUS_EVENT = _row(56, "bus.event", _OUT, (
-    _MACHINE, *_SLOT, Field("flag", U16, "the event flag, as the guest's open request set it"),
+BUS_EVENT = row(56, "bus.event", OUT, (
+    MACHINE, *_SLOT, Field("flag", U16, "the event flag, as the guest's open request set it"),
 ), None, "The host rings a channel whose doorbell was not asked for: the guest looks at its ring.")
-BUS_DOORBELL = _row(57, "bus.doorbell", _IN, (
-    _MACHINE, Field("channel_id", U32, "the channel, as its offer numbers it; it must be open"),
+BUS_DOORBELL = row(57, "bus.doorbell", IN, (
+    MACHINE, Field("channel_id", U32, "the channel, as its offer numbers it; it must be open"),
 ), (
     Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
 ), "From now on this channel is rung, both ways, through a descriptor: any byte says \"look\". It is at its end when "
@@ -308,6 +272,6 @@ BUS_DOORBELL = _row(57, "bus.doorbell", _IN, (
 # fmt: on
 
 METHODS: tuple[Method, ...] = tuple(
-    sorted((row for row in globals().values() if isinstance(row, Method)), key=lambda row: row.number)
+    sorted((each for each in globals().values() if isinstance(each, Method)), key=lambda each: each.number)
 )
-BY_NAME: dict[str, Method] = {row.name: row for row in METHODS}
+BY_NAME: dict[str, Method] = {each.name: each for each in METHODS}
