@@ -190,10 +190,11 @@ class Datagrams:
                 return
             arrived = opened.receive()
             self.received += len(arrived)
+            now = trio.current_time()
             self._guarded(
                 effect
                 for source, data in arrived
-                for effect in self._transport.datagram_arrived(opened.key, source, None, data)
+                for effect in self._transport.datagram_arrived(opened.key, source, None, data, now)
             )
 
     async def _write_later(self, opened: UdpSocket) -> None:

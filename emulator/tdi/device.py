@@ -215,7 +215,7 @@ class Device(ABC):
 
     # Receiving.
 
-    def deliveries(self, source: SocketAddress, facts: HostFacts, port: int, data: bytes) -> list[Effect]:
+    def deliveries(self, source: SocketAddress, facts: HostFacts, port: int, data: bytes, now: float) -> list[Effect]:
         """One arrived datagram, for every address object it matches (R1, R2).
 
         Counted and gone when there is none (R5).

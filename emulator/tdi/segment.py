@@ -131,7 +131,7 @@ class Segment:
             arrival = heappop(self._in_flight)
             self._bytes_in_flight -= len(arrival.data)
             if self._ports.get(arrival.port.host) is arrival.port:
-                effects += arrival.port.arrived(arrival.source, arrival.destination, arrival.data)
+                effects += arrival.port.arrived(arrival.source, arrival.destination, arrival.data, now)
         return effects
 
     def next_deadline(self) -> float | None:
@@ -148,7 +148,7 @@ class Segment:
                 if self.profile.delay_seconds > 0:
                     self._delay(port, source, destination, data, now)
                 else:
-                    effects += port.arrived(source, destination, data)
+                    effects += port.arrived(source, destination, data, now)
         return effects
 
     def _addressed(self, host: str) -> Iterator[SegmentPort]:
@@ -254,9 +254,9 @@ class SegmentPort(Device):
             effects += self.segment.carry(source, send.destination, send.data, now)
         return effects
 
-    def arrived(self, source: SocketAddress, destination: SocketAddress, data: bytes) -> list[Effect]:
+    def arrived(self, source: SocketAddress, destination: SocketAddress, data: bytes, now: float) -> list[Effect]:
         """The medium brought a datagram."""
-        return self.deliveries(source, host_facts_untrusted(destination.host), destination.port, data)
+        return self.deliveries(source, host_facts_untrusted(destination.host), destination.port, data, now)
 
     # What queries report.
 

@@ -236,9 +236,11 @@ class Transport:
         """
         return self._udp.transmitted(key, token, status, message)
 
-    def datagram_arrived(self, key: int, source: SocketAddress, destination: str | None, data: bytes) -> list[Effect]:
+    def datagram_arrived(
+        self, key: int, source: SocketAddress, destination: str | None, data: bytes, now: float
+    ) -> list[Effect]:
         """A socket received ``data``; ``destination`` is the host it was sent to, None (the bound one) if unknown."""
-        return self._udp.arrived(key, source, destination, data)
+        return self._udp.arrived(key, source, destination, data, now)
 
     # Time.
 

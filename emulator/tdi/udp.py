@@ -167,13 +167,15 @@ class UdpDevice(Device):
             raise Misuse(f"there is no socket {key}")
         return self.sent(socket.path, token, status, message)[1]
 
-    def arrived(self, key: int, source: SocketAddress, destination: str | None, data: bytes) -> list[Effect]:
+    def arrived(
+        self, key: int, source: SocketAddress, destination: str | None, data: bytes, now: float
+    ) -> list[Effect]:
         """A socket received a datagram; ``destination`` is the address it was sent to, where the host tells."""
         socket = self._sockets.get(key)
         if socket is None:
             return []
         facts = host_facts_untrusted(socket.bound.host if destination is None else destination)
-        return self.deliveries(source, facts, socket.bound.port, data)
+        return self.deliveries(source, facts, socket.bound.port, data, now)
 
     # What queries report.
 

@@ -100,7 +100,7 @@ class Bench:
                 continue
             receivers = [other for other, bound in self.sockets.items() if bound == head.destination]
             for other in receivers:
-                self.perform(self.transport.datagram_arrived(other, source, head.destination.host, head.data))
+                self.perform(self.transport.datagram_arrived(other, source, head.destination.host, head.data, self.now))
             if not receivers:
                 self.at_peer.append((source, head.data))
 
@@ -171,7 +171,7 @@ class Bench:
         if self.network == "udp":
             for key, bound in list(self.sockets.items()):
                 if bound.port == outcome_port:
-                    self.perform(self.transport.datagram_arrived(key, source or self.peer, None, data))
+                    self.perform(self.transport.datagram_arrived(key, source or self.peer, None, data, self.now))
             return
         self.perform(self.segment.carry(source or self.peer, SocketAddress(self.host, outcome_port), data, self.now))
 

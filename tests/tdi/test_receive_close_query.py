@@ -43,7 +43,7 @@ def test_r3_an_ip_provider_gives_broadcasts_to_ordinary_objects(network: str) ->
     bench = Bench(network)
     handle = bench.open(5000)
     if network == "udp":
-        bench.perform(bench.transport.datagram_arrived(1, bench.peer, "127.255.255.255", b"all"))
+        bench.perform(bench.transport.datagram_arrived(1, bench.peer, "127.255.255.255", b"all", bench.now))
     else:
         bench.perform(bench.segment.carry(bench.peer, SocketAddress("255.255.255.255", 5000), b"all", 0.0))
     assert bench.heard(handle) == [b"all"]
@@ -55,10 +55,10 @@ def test_r5_what_matches_nobody_is_dropped_and_counted(network: str) -> None:
     handle, wildcard = bench.open(5000), bench.open(5000, host="0.0.0.0")
     if network == "udp":
         device = bench.transport._udp
-        assert bench.transport.datagram_arrived(1, bench.peer, "224.0.0.5", b"x") == []
-        assert bench.transport.datagram_arrived(1, bench.peer, "::1", b"x") == []
+        assert bench.transport.datagram_arrived(1, bench.peer, "224.0.0.5", b"x", bench.now) == []
+        assert bench.transport.datagram_arrived(1, bench.peer, "::1", b"x", bench.now) == []
         assert (device.statistics.dropped, device.statistics.received) == (2, 0)
-        assert bench.transport.datagram_arrived(99, bench.peer, None, b"x") == []
+        assert bench.transport.datagram_arrived(99, bench.peer, None, b"x", bench.now) == []
     else:
         assert bench.segment.carry(bench.peer, SocketAddress(bench.host, 5001), b"x", 0.0) == []
         assert bench.segment.carry(bench.peer, SocketAddress("224.0.0.5", 5000), b"x", 0.0) == []

@@ -523,7 +523,7 @@ def test_s25a_the_receiver_sees_that_it_was_a_broadcast() -> None:
 def test_s25a_a_broadcast_through_a_real_socket_is_flagged_by_its_destination() -> None:
     bench = Bench("udp")
     handle = bench.open(5000)
-    bench.perform(bench.transport.datagram_arrived(1, bench.peer, "255.255.255.255", b"all"))
+    bench.perform(bench.transport.datagram_arrived(1, bench.peer, "255.255.255.255", b"all", bench.now))
     assert [(deliver.handle, deliver.flags) for deliver in bench.deliveries] == [
         (handle, ReceiveFlags.ENTIRE_MESSAGE | ReceiveFlags.BROADCAST)
     ]
