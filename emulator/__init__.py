@@ -25,6 +25,8 @@ window         how much a client may have on the way, for one channel or address
 frame          one MessagePack-RPC message; the numbered table of methods          ``wire/codec.py``, ``wire/schema.py``
 IRP, address   a TDI request; an open transport address                            ``tdi/irp.py``, ``tdi/address.py``
 segment        a virtual datagram network that machines join                       ``tdi/segment.py``
+service        what vmbusd is told by systemd, and tells it                        ``daemon/service_manager.py``
+manager
 pump           lets every session with something to say say it, in one call each   ``daemon/server.py``
 =============  ==================================================================  ===================================
 

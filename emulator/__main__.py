@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ from emulator.config import Config, ConfigError, load
 from emulator.daemon.listeners import PathUnusable
 from emulator.daemon.log import configure
 from emulator.daemon.server import daemon_version, serve
+from emulator.daemon.service_manager import ActivationError, ServiceManager
 from emulator.place import default_socket_path
 
 
@@ -40,8 +41,8 @@ from emulator.place import default_socket_path
 def main(config_path: Path | None, socket_path: Path | None, log_level: str) -> None:
     """Host VMBus channels and a TDI transport for simulated machines.
 
-    Runs in the foreground until SIGTERM or Ctrl-C. Once it prints "ready", programs attach with the client library, and
-    vmbusctl looks inside:
+    Runs in the foreground until SIGTERM or Ctrl-C; a second one ends it at once. Once it prints "ready", programs
+    attach with the client library, and vmbusctl looks inside:
 
     \b
         vmbusd &
@@ -50,11 +51,14 @@ def main(config_path: Path | None, socket_path: Path | None, log_level: str) -> 
     configure(log_level)
     path = socket_path or default_socket_path()
     try:
+        manager = ServiceManager(os.environ, os.getpid())
         config = load(config_path) if config_path else Config()
-        trio.run(partial(serve, config, path, partial(_announce, path)))
-    except (ConfigError, PathUnusable) as error:
+        forced_by = trio.run(serve, config, path, _announce, manager)
+    except (ActivationError, ConfigError, PathUnusable) as error:
         click.echo(f"vmbusd: {error}", err=True)
         sys.exit(2)
+    if forced_by is not None:
+        sys.exit(128 + forced_by)
 
 
 def _announce(path: Path) -> None:

@@ -91,6 +91,8 @@ class LimitsConfig(_Section):
     # A client that has not said hello, or stopped in the middle of a frame, is gone or hostile by then.
     hello_seconds: float = Field(default=10.0, gt=0)
     frame_seconds: float = Field(default=10.0, gt=0)
+    # After SIGTERM, what is on its way gets this long to arrive before the clients are told goodbye.
+    drain_seconds: float = Field(default=5.0, ge=0)
 
 
 class UdpConfig(_Section):

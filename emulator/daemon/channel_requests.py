@@ -17,6 +17,7 @@ from emulator.wire.codec import encode_response
 from emulator.wire.runs import parse_mdl_chain_untrusted, split_packets_untrusted
 
 if TYPE_CHECKING:
+    from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
 
 
@@ -90,6 +91,12 @@ class ChannelRequests:
             leaving.channel.let_go(leaving)
         self._leaving.clear()
 
+    def _machine_for_more(self, number: int) -> Machine:
+        """The machine, for whoever wants another offer or channel of it: there are none while the daemon stops."""
+        if self.session.server.is_stopping:
+            raise Refused(NtStatus.DEVICE_REMOVED, "the daemon is stopping; start it again, then connect anew")
+        return self.session.machine_requests.find(number)
+
     # ---- offers
 
     def channel_offer(
@@ -118,7 +125,7 @@ class ChannelRequests:
         pipe: bool,
         grant: tuple[int, int] | None,
     ) -> None:
-        found = self.session.machine_requests.find(machine)
+        found = self._machine_for_more(machine)
         if len(self._offers) >= self.session.limits.channels_per_session:
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"this session already has {len(self._offers)} offers")
         identity = UUID(bytes_le=instance) if instance is not None else found.new_instance_id()
@@ -179,7 +186,7 @@ class ChannelRequests:
         return pages
 
     def _open_or_wait(self, msgid: int, machine: int, wait: bool, wanted: OpenRequest) -> None:
-        found = self.session.machine_requests.find(machine)
+        found = self._machine_for_more(machine)
         found.bus.connect()
         matching = [offer for offer in found.offers if wanted.matches(offer)]
         free = next((offer for offer in matching if offer.channel is None), None)

@@ -28,15 +28,22 @@ class UnixListener:
     A lock file beside the socket, held while the daemon lives, tells the two apart without a race.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inherited: socket.socket | None = None) -> None:
+        """``inherited`` listens already, opened by the service manager, and stays the manager's: so does its path."""
         self.path = path
+        self._identity: tuple[int, int] | None = None
+        self._lock: int | None = None
+        if inherited is not None:
+            self.path = Path(str(inherited.getsockname()))
+            self._sock = inherited
+            return
         self._lock = self._claim()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             self._bind()
         except BaseException:
             self._sock.close()
-            os.close(self._lock)
+            self._release()
             raise
         self._identity = (path.stat().st_dev, path.stat().st_ino)
 
@@ -121,7 +128,12 @@ class UnixListener:
             found = self.path.stat()
             if (found.st_dev, found.st_ino) == self._identity:
                 self.path.unlink()
-        os.close(self._lock)
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _answers(path: Path) -> bool:

@@ -152,8 +152,15 @@ class Machine:
             channel.end(NtStatus.DEVICE_REMOVED, reason)
         self.datagrams.close_all()
 
+    def stop(self, reason: str) -> None:
+        """The daemon stops: offers are rescinded, and what was sent ends with DEVICE_REMOVED."""
+        for waiter in list(self.waiting):
+            waiter.give_up(NtStatus.DEVICE_REMOVED, reason)
+        for offer in list(self.offers):
+            self.rescind(offer, reason)
+
     def close(self) -> None:
-        """The daemon stops."""
+        """The daemon is gone."""
         self.datagrams.close_all()
         self.file.close()
 

@@ -7,24 +7,30 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from emulator.config import Config
+from emulator.daemon.heartbeat import Heartbeat
 from emulator.daemon.listeners import UnixListener
 from emulator.daemon.log import logger
 from emulator.daemon.machines import Machine
 from emulator.daemon.segments import Segments
+from emulator.daemon.service_manager import ATTACH_SOCKET, ServiceManager
 from emulator.daemon.session import Session
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.ring import RING_BUILD, RING_BUILD_PROBLEM
 
 # Turns taken on the spot after a read; whatever is still due then is the pump task's, between other sessions' reads.
 PROMPT_ROUNDS = 4
-# What sessions get to end in once the daemon stops; they only have to say goodbye.
+# What sessions get to end in once the daemon has said goodbye to them.
 STOP_SECONDS = 5
+# How often the service manager is told the counts, where it has set no watchdog time.
+STATUS_SECONDS = 10.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOPPING = NtStatus.DEVICE_REMOVED, "the daemon is stopping"
 
 
@@ -39,17 +45,21 @@ def daemon_version() -> str:
 class Server:
     """Machines and sessions, and the one place where a turn of work is driven to its end."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, manager: ServiceManager | None = None) -> None:
         self.config = config
+        self.manager = manager or ServiceManager({}, os.getpid())
+        self.heartbeat = Heartbeat(self._serve_client)
+        self.forced_by: int | None = None
         self.version = daemon_version()
         segments = Segments(config)
         self.machines = {name: Machine(name, settings, config, segments) for name, settings in config.machines.items()}
         self._sessions: dict[int, Session] = {}
         self._sessions_begun = 0
-        self._is_stopping = False
+        self.is_stopping = False
         self._dirty: dict[Session, None] = {}
         self._more = trio.Event()
         self._session_ended = trio.Event()
+        self._pumped = trio.Event()
         self._log = logger()
 
     def find_machine(self, name: str) -> Machine:
@@ -86,6 +96,7 @@ class Server:
                 session.pump()
         if self._dirty:
             self._more.set()
+        self._pumped.set()
 
     async def _pump_rest(self) -> None:
         while True:
@@ -101,7 +112,7 @@ class Server:
         self._sessions_begun += 1
         session = Session(self, sock, self._sessions_begun)
         self._sessions[session.number] = session
-        if self._is_stopping:
+        if self.is_stopping:
             session.end(*STOPPING)
         elif len(self._sessions) > self.config.limits.sessions:
             session.end(NtStatus.INSUFFICIENT_RESOURCES, f"the daemon already serves {len(self._sessions) - 1} clients")
@@ -116,7 +127,7 @@ class Server:
     # ---- life
 
     async def run(self, listener: UnixListener, ready: Callable[[], None]) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT; ``forced_by`` is the number of a second one, which ended it at once."""
         try:
             await self._run_until_signalled(listener, ready)
         finally:
@@ -124,22 +135,62 @@ class Server:
                 machine.close()
 
     async def _run_until_signalled(self, listener: UnixListener, ready: Callable[[], None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 for machine in self.machines.values():
                     await nursery.start(machine.run, self.pump)
                 nursery.start_soon(self._pump_rest)
+                nursery.start_soon(self.heartbeat.run)
                 nursery.start_soon(listener.run, self._serve_client)
+                if self.manager.is_listening:
+                    nursery.start_soon(self._report)
+                self.manager.ready(self.summary())
                 ready()
                 async for number in signals:
                     self._log.info("daemon.stopping", signal=signal.Signals(number).name)
                     break
-                self._is_stopping = True
-                listener.close()
-                for session in list(self._sessions.values()):
-                    session.end(*STOPPING)
-                await self._until_sessions_end()
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(self._stop, listener, nursery.cancel_scope)
+                async for number in signals:
+                    self._log.warning("daemon.forced", signal=signal.Signals(number).name)
+                    self.forced_by = number
+                    nursery.cancel_scope.cancel()
+
+    def summary(self) -> str:
+        """The daemon in one line, for its service manager."""
+        channels = sum(len(machine.channels) for machine in self.machines.values())
+        return f"{len(self.machines)} machines, {len(self._sessions)} clients, {channels} open channels"
+
+    async def _report(self) -> None:
+        """Tell the service manager the counts, and feed its watchdog as long as our own requests are answered."""
+        seconds = (self.manager.watchdog_seconds or 2 * STATUS_SECONDS) / 2
+        while True:
+            if self.manager.watchdog_seconds is not None:
+                if await self.heartbeat.beat(seconds):
+                    self.manager.alive()
+                else:
+                    self._log.error("daemon.heartbeat_missed", seconds=seconds)
+            self.manager.status(self.summary())
+            await trio.sleep(seconds)
+
+    async def _stop(self, listener: UnixListener, everything: trio.CancelScope) -> None:
+        """No new clients; offers go; what is on its way still arrives, for a bounded time; then goodbye."""
+        self.is_stopping = True
+        self.manager.stopping()
+        listener.close()
+        for machine in self.machines.values():
+            machine.stop(STOPPING[1])
+        self.pump()
+        with trio.move_on_after(self.config.limits.drain_seconds) as scope:
+            while not all(session.is_quiet for session in self._sessions.values()):
+                self._pumped = trio.Event()
+                await self._pumped.wait()
+        if scope.cancelled_caught:
+            busy = [str(session) for session in self._sessions.values() if not session.is_quiet]
+            self._log.warning("daemon.not_drained", sessions=busy[:20], count=len(busy))
+        for session in list(self._sessions.values()):
+            session.end(*STOPPING)
+        await self._until_sessions_end()
+        everything.cancel()
 
     async def _until_sessions_end(self) -> None:
         with trio.move_on_after(STOP_SECONDS):
@@ -148,11 +199,18 @@ class Server:
                 await self._session_ended.wait()
 
 
-async def serve(config: Config, socket_path: Path, ready: Callable[[], None]) -> None:
-    """Run the daemon; ``ready`` is called once when its socket listens. Raises PathUnusable for a live rival."""
-    listener = UnixListener(socket_path)
-    with listener:
-        server = Server(config)
-        logger().info("daemon.listening", socket=str(socket_path), machines=len(server.machines), ring=RING_BUILD)
-        await server.run(listener, ready)
+async def serve(
+    config: Config, socket_path: Path, ready: Callable[[Path], None], manager: ServiceManager
+) -> int | None:
+    """Run the daemon; ``ready`` is called once, when it listens, with the path of its socket.
+
+    Returns None, or the number of the signal that came while it was stopping already. Raises PathUnusable for a live
+    rival.
+    """
+    with UnixListener(socket_path, manager.take_socket(ATTACH_SOCKET)) as listener:
+        server = Server(config, manager)
+        path = listener.path
+        logger().info("daemon.listening", socket=str(path), machines=len(server.machines), ring=RING_BUILD)
+        await server.run(listener, partial(ready, path))
     logger().info("daemon.stopped")
+    return server.forced_by

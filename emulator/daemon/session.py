@@ -122,6 +122,11 @@ class Session:
                 handlers[method] = next(getattr(owner, name) for owner in owners if hasattr(owner, name))
         return handlers
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is on its way: every request is answered, and every answer has left."""
+        return not (self.pending or self._outlet.queued_bytes)
+
     # ---- life
 
     async def run(self) -> None:
