@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -20,9 +21,9 @@ from clients.direct_calls import DirectCall, DirectPacket, DirectPost
 from clients.inbox import OfferState
 from emulator.memory import GuestMemory, Mdl
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import ChannelEndpoint, Completed, EndpointLimits, Side
+from emulator.vmbus.endpoint import ChannelEndpoint, Completed, Side
 from emulator.vmbus.packets import RingCorruption
-from emulator.vmbus.profile import KmclProfile
+from emulator.vmbus.profile import ChannelProfile
 from emulator.vmbus.ring import (
     RING_NEEDS_FENCE,
     Fence,
@@ -96,6 +97,7 @@ class DirectEnd:
         pipe: bool,
         offer: OfferState | None,
         owner: Owner,
+        profile: ChannelProfile,
     ) -> None:
         self.number = number
         self.offer = offer
@@ -108,7 +110,7 @@ class DirectEnd:
         self._touch = owner.touch
         self._held: deque[tuple[Any, Callable[[], None]]] = deque()
         self._more = False
-        self._endpoint = _endpoint(memory, side, Rings(*rings), pipe)
+        self._endpoint = _endpoint(memory, side, Rings(*rings), pipe, profile)
 
     # ---- doorbells
 
@@ -309,7 +311,7 @@ class DirectEnd:
         self._touch(self)
 
 
-def _endpoint(memory: GuestMemory, side: Side, rings: Rings, pipe: bool) -> ChannelEndpoint:
+def _endpoint(memory: GuestMemory, side: Side, rings: Rings, pipe: bool, profile: ChannelProfile) -> ChannelEndpoint:
     """The endpoint over a channel's rings. Raises RingCorruption for rings that somebody has written to."""
     pfns = unpack_pfns(rings.pfns)
     to_host = RingMemory.over(memory, pfns[: rings.downstream])
@@ -317,13 +319,15 @@ def _endpoint(memory: GuestMemory, side: Side, rings: Rings, pipe: bool) -> Chan
     incoming, outgoing = (to_guest, to_host) if side is Side.GUEST else (to_host, to_guest)
     if side is Side.HOST:
         initialise_as_host(incoming=incoming, outgoing=outgoing)
-    limits = EndpointLimits(
+    limits = replace(
+        profile.limits,
         max_packet_bytes=rings.packet_bytes,
         max_external_bytes=rings.external_bytes,
         max_external_chain=rings.external_mdls,
         outgoing_ring_pages=max(1, outgoing.data_bytes // 4096),
         incoming_ring_pages=max(1, incoming.data_bytes // 4096),
     )
+    kmcl = replace(profile.kmcl, hold_unasked_packets=False)
     fence = ring_fence()
     receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
-    return ChannelEndpoint(side, receiver, sender, memory, KmclProfile(hold_unasked_packets=False), limits, pipe)
+    return ChannelEndpoint(side, receiver, sender, memory, kmcl, limits, pipe)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from clients.bus_inbox import BusState
 from clients.call_table import CallTable
 from clients.calls import RequestFailed
 from clients.inbox import AddressState, ChannelState, EndState, Inbox, OfferState
-from emulator.status import NtStatus
+from emulator.choice import chosen
+from emulator.status import EmulatorError, NtStatus, PeerViolation
+from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
 from emulator.wire.schema import ADDRESS_WINDOW, CHANNEL_CLOSE, CHANNEL_WINDOW
 
 
@@ -20,6 +24,7 @@ class Holdings(CallTable):
         self._offers: dict[int, OfferState] = {}
         self._addresses: dict[int, AddressState] = {}
         self._buses: dict[int, BusState] = {}
+        self._profiles: dict[int, ChannelProfile] = {}
 
     # ---- opened
 
@@ -45,6 +50,19 @@ class Holdings(CallTable):
         """Direct channels that have begun since the last time: somebody has to listen to their doorbells."""
         attached, self._attached = self._attached, []
         return attached
+
+    def add_profile(self, machine: int, document: str) -> None:
+        """What the direct ends of a machine shall do. Raises PeerViolation for what is no profile."""
+        try:
+            told = json.loads(document)
+            profile = ChannelProfile(chosen(KmclProfile, told["kmcl"]), chosen(EndpointLimits, told["channel"]))
+        except (ValueError, KeyError, TypeError, AttributeError, EmulatorError) as error:
+            raise PeerViolation(f"the profile of machine {machine} cannot be used: {error!r}") from None
+        self._profiles[machine] = profile
+
+    def profile_of(self, machine: int) -> ChannelProfile:
+        """What the direct ends of a machine are made with."""
+        return self._profiles.get(machine, ChannelProfile())
 
     # ---- over
 

@@ -44,6 +44,7 @@ from emulator.wire.schema import (
     CHANNEL_PACKETS,
     CHANNEL_WINDOW,
     GOODBYE,
+    MACHINE_PROFILE,
     PING,
     PROTOCOL_VERSION,
     Direction,
@@ -114,6 +115,8 @@ class ClientProtocol(Holdings):
                 if not isinstance(state, ChannelState):
                     # Done with the rings, which the daemon keeps until now.
                     self.call(CHANNEL_CLOSE, state.number)
+        elif method is MACHINE_PROFILE:
+            self.add_profile(*args)
         elif method is BUS_MESSAGE:
             if (bus := self._buses.get(args[0])) is not None:
                 self._bus_arrived(bus.messages, BusMessage(*args[1:]))

@@ -100,7 +100,7 @@ def offer_channel(
     def build(result: tuple[Any, ...]) -> OfferState:
         state = OfferState(result[0], kind, UUID(bytes_le=result[1]), pipe=pipe)
         if direct is not None:
-            state.attach = partial(_attach, protocol, direct, Side.HOST, pipe, state)
+            state.attach = partial(_attach, (protocol, machine), direct, Side.HOST, pipe, state)
         protocol.add_offer(state)
         return state
 
@@ -119,7 +119,7 @@ def offer_channel(
 
 
 def _attach(
-    protocol: ClientProtocol,
+    of: tuple[ClientProtocol, int],
     memory: GuestMemory,
     side: Side,
     pipe: bool,
@@ -128,10 +128,15 @@ def _attach(
     rings: tuple[Any, ...],
     descriptor: int,
 ) -> DirectEnd | None:
-    """A direct end over the rings the daemon named; None, and the channel closed, for rings that are damaged."""
+    """A direct end over the rings the daemon named; None, and the channel closed, for rings that are damaged.
+
+    ``of`` is the conversation and the machine's number in it.
+    """
+    protocol, machine = of
     bell = socket.socket(fileno=descriptor)
     try:
-        return DirectEnd(memory, side, number, rings, bell, pipe=pipe, offer=offer, owner=protocol)
+        profile = protocol.profile_of(machine)
+        return DirectEnd(memory, side, number, rings, bell, pipe=pipe, offer=offer, owner=protocol, profile=profile)
     except (PeerViolation, AddressOutsideMemory):
         bell.close()
         protocol.call(CHANNEL_CLOSE, number)
@@ -155,7 +160,7 @@ def open_channel(
         state: EndState | None
         if direct is not None:
             assert call.descriptor is not None, "a direct channel comes with its doorbell"
-            state = _attach(protocol, direct, Side.GUEST, pipe, None, number, tuple(rest), call.descriptor)
+            state = _attach((protocol, machine), direct, Side.GUEST, pipe, None, number, tuple(rest), call.descriptor)
             call.descriptor = None
         else:
             state = ChannelState(number, (rest[0], rest[1]), GRANT, pipe=pipe, offer=None)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from emulator.choice import ChoiceError, chosen
 from emulator.memory import PAGE_SIZE
+from emulator.status import Misuse
+from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus.message_types import Version
+from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
@@ -35,6 +39,8 @@ class MachineConfig(_Section):
     vmbus_version: Literal["0.13", "1.1", "2.4", "3.0", "4.0", "4.1", "5.0", "5.1", "5.2", "5.3", "6.0"] = "6.0"
     # Its IP address on each segment it joins.
     segments: dict[Name, str] = Field(default_factory=dict)
+    # Which of the [profiles] it behaves by; docs/choices.md lists what there is to choose.
+    profile: Name | None = None
 
     @property
     def version(self) -> Version:
@@ -46,6 +52,29 @@ class MachineConfig(_Section):
     @classmethod
     def _ip_addresses(cls, value: dict[str, str]) -> dict[str, str]:
         return {segment: str(ipaddress.ip_address(address)) for segment, address in value.items()}
+
+
+class ProfileConfig(_Section):
+    """Other answers than the defaults where the documents are silent: what is named here, and the defaults else."""
+
+    # What the ends of channels do.
+    kmcl: dict[str, Any] = Field(default_factory=dict)
+    # How large channels are; what is not named here follows [channels] and [limits]. Outgoing is guest to host.
+    channel: dict[str, Any] = Field(default_factory=dict)
+    # What the device over real UDP sockets does; what is not named here follows [udp] and [limits].
+    tdi: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("kmcl", "channel", "tdi")
+    @classmethod
+    def _choices(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        kinds: dict[str, type] = {"kmcl": KmclProfile, "channel": EndpointLimits, "tdi": ProviderProfile}
+        try:
+            chosen(kinds[info.field_name or ""], value)
+        except ChoiceError as error:
+            raise ValueError("\n".join(f"{name}: {text}" for name, text in error.problems)) from None
+        except Misuse as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 class SegmentConfig(_Section):
@@ -137,6 +166,40 @@ class Config(_Section):
     limits: LimitsConfig = LimitsConfig()
     udp: UdpConfig = UdpConfig()
     channels: ChannelConfig = ChannelConfig()
+    profiles: dict[Name, ProfileConfig] = Field(default_factory=dict)
+
+    def channel_profile(self, machine: MachineConfig) -> ChannelProfile:
+        """What the channel ends of a machine are made with."""
+        settings = self._profile_of(machine)
+        limits: dict[str, Any] = {
+            "max_packet_bytes": self.channels.packet_bytes,
+            "max_external_bytes": self.channels.external_bytes,
+            "max_external_chain": self.channels.external_mdls,
+            "outgoing_ring_pages": self.limits.default_ring_pages,
+            "incoming_ring_pages": self.limits.default_ring_pages,
+            "transaction_quota": self.limits.outstanding_packets,
+        }
+        return ChannelProfile(chosen(KmclProfile, settings.kmcl), chosen(EndpointLimits, limits | settings.channel))
+
+    def udp_profile(self, machine: MachineConfig) -> ProviderProfile:
+        """How a machine's device over real UDP sockets behaves."""
+        defaults: dict[str, Any] = {
+            "max_queued_datagrams": self.limits.datagram_window_packets,
+            "send_timeout_seconds": self.udp.send_timeout_seconds,
+        }
+        return chosen(ProviderProfile, defaults | self._profile_of(machine).tdi)
+
+    def _profile_of(self, machine: MachineConfig) -> ProfileConfig:
+        return ProfileConfig() if machine.profile is None else self.profiles[machine.profile]
+
+    @model_validator(mode="after")
+    def _profiles_exist(self) -> Config:
+        for machine, settings in self.machines.items():
+            if settings.profile is not None and settings.profile not in self.profiles:
+                known = ", ".join(sorted(self.profiles)) or "none"
+                text = f"there is no profile {settings.profile!r}; defined are: {known}"
+                raise ValueError(f"machines.{machine}.profile: {text}")
+        return self
 
     @model_validator(mode="after")
     def _segments_exist(self) -> Config:

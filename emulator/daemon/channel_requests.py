@@ -161,7 +161,7 @@ class ChannelRequests:
         packets: int,
         byte_count: int,
     ) -> None:
-        pages = self._ring_pages(send_pages, receive_pages)
+        pages = self._ring_pages(machine, send_pages, receive_pages)
         self._open_or_wait(msgid, machine, wait, OpenRequest(interface, instance, pages, (packets, byte_count)))
 
     def channel_open_direct(
@@ -174,12 +174,12 @@ class ChannelRequests:
         send_pages: int,
         receive_pages: int,
     ) -> None:
-        pages = self._ring_pages(send_pages, receive_pages)
+        pages = self._ring_pages(machine, send_pages, receive_pages)
         self._open_or_wait(msgid, machine, wait, OpenRequest(interface, instance, pages, None))
 
-    def _ring_pages(self, send_pages: int, receive_pages: int) -> tuple[int, int]:
-        limits = self.session.limits
-        pages = send_pages or limits.default_ring_pages, receive_pages or limits.default_ring_pages
+    def _ring_pages(self, machine: int, send_pages: int, receive_pages: int) -> tuple[int, int]:
+        limits, sizes = self.session.limits, self.session.machine_requests.find(machine).profile.limits
+        pages = send_pages or sizes.outgoing_ring_pages, receive_pages or sizes.incoming_ring_pages
         if max(pages) > limits.largest_ring_pages:
             text = f"a ring has at most {limits.largest_ring_pages} data pages, not {max(pages)}"
             raise Refused(NtStatus.INVALID_PARAMETER, text)

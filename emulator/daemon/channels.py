@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -16,9 +17,8 @@ from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
 from emulator.daemon.log import logger
 from emulator.memory import PAGE_SIZE, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import ChannelEndpoint, EndpointLimits, Side
+from emulator.vmbus.endpoint import ChannelEndpoint, Side
 from emulator.vmbus.gpadl import RingPages
-from emulator.vmbus.profile import KmclProfile
 from emulator.vmbus.ring import (
     RING_NEEDS_FENCE,
     RingMemory,
@@ -205,8 +205,8 @@ class Channel:
 
     def direct_results(self) -> tuple[Any, ...]:
         """What a direct client is told of the rings, and of what may go into them."""
-        settings = self.machine.channel_settings
-        limits = settings.packet_bytes, settings.external_bytes, settings.external_mdls
+        bounds = self.machine.profile.limits
+        limits = bounds.max_packet_bytes, bounds.max_external_bytes, bounds.max_external_chain
         return pack_pfns(self.ring_pfns), self.downstream_page, *limits, 1
 
     def _own_pages(self) -> RingPages:
@@ -217,17 +217,10 @@ class Channel:
         return RingMemory.over(memory, ring.guest_to_host), RingMemory.over(memory, ring.host_to_guest)
 
     def _endpoint(self, side: Side, incoming: RingMemory, outgoing: RingMemory) -> ChannelEndpoint:
-        settings = self.machine.channel_settings
-        bounds = EndpointLimits(
-            max_packet_bytes=settings.packet_bytes,
-            max_external_bytes=settings.external_bytes,
-            max_external_chain=settings.external_mdls,
-            outgoing_ring_pages=self._pages[0],
-            incoming_ring_pages=self._pages[1],
-            transaction_quota=self.machine.limits.outstanding_packets,
-        )
+        profile, limits = self.machine.profile
+        bounds = replace(limits, outgoing_ring_pages=self._pages[0], incoming_ring_pages=self._pages[1])
         # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
-        profile = KmclProfile(hold_unasked_packets=False)
+        profile = replace(profile, hold_unasked_packets=False)
         fence = full_fence if RING_NEEDS_FENCE else no_fence
         receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
         return ChannelEndpoint(side, receiver, sender, self.machine.memory, profile, bounds, self.offer.pipe)

@@ -7,14 +7,14 @@ from typing import Any, Protocol, cast
 
 import trio
 
-from emulator.config import Config
+from emulator.config import Config, MachineConfig
 from emulator.daemon.log import logger
 from emulator.daemon.udp import UdpSocket, status_of
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
 from emulator.tdi.effects import BindSocket, CleanupComplete, CloseSocket, Complete, Deliver, Effect, Transmit
 from emulator.tdi.irp import Irp
-from emulator.tdi.profile import Profile, ProviderProfile
+from emulator.tdi.profile import Profile
 from emulator.tdi.query import QueryResult
 from emulator.tdi.segment import SegmentPort
 from emulator.tdi.structures import SocketAddress
@@ -41,14 +41,14 @@ class Datagrams:
     """One machine's transport and the real sockets behind it."""
 
     def __init__(
-        self, machine: str, config: Config, ports: Mapping[str, SegmentPort], started_unix_seconds: float
+        self,
+        machine: str,
+        config: Config,
+        settings: MachineConfig,
+        ports: Mapping[str, SegmentPort],
+        started_unix_seconds: float,
     ) -> None:
-        profile = Profile(
-            udp=ProviderProfile(
-                max_queued_datagrams=config.limits.datagram_window_packets,
-                send_timeout_seconds=config.udp.send_timeout_seconds,
-            )
-        )
+        profile = Profile(udp=config.udp_profile(settings))
         start = int(started_unix_seconds * 10_000_000) + FILETIME_OF_1970
         self._transport = Transport(machine, profile, ports, config.udp.bind, config.udp.reach, start)
         self._sockets: dict[int, UdpSocket] = {}

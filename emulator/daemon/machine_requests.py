@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from emulator.choice import plain
 from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.wire.codec import FrameLimits, WireError, encode_response
+from emulator.wire.codec import FrameLimits, WireError, encode_notification, encode_response
 from emulator.wire.runs import pack_pfns, unpack_pfns
-from emulator.wire.schema import PROTOCOL_VERSION
+from emulator.wire.schema import MACHINE_PROFILE, PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
@@ -94,6 +95,9 @@ class MachineRequests:
         else:
             self._machines.append(machine)
             number = len(self._machines)
+        if machine.names_profile:
+            document = json.dumps({"kmcl": plain(machine.profile.kmcl), "channel": plain(machine.profile.limits)})
+            session.put(encode_notification(MACHINE_PROFILE, number, document))
         result = (number, machine.memory.byte_count, int(map_memory))
         if not map_memory:
             return result

@@ -31,14 +31,15 @@ class Machine:
     def __init__(self, name: str, settings: MachineConfig, config: Config, segments: Segments) -> None:
         self.name = name
         self.limits = config.limits
-        self.channel_settings = config.channels
+        self.profile = config.channel_profile(settings)
+        self.names_profile = settings.profile is not None
         self.file = MemoryFile(name, settings.memory_bytes)
         self.memory = self.file.memory
         self.pages = PageAllocator(self.memory.page_count)
         self.offers: list[Offer] = []
         self.waiting: list[PendingOpen] = []
         self.channels: dict[int, Channel] = {}
-        self.datagrams = Datagrams(name, config, segments.ports_of(name, settings), time.time())
+        self.datagrams = Datagrams(name, config, settings, segments.ports_of(name, settings), time.time())
         self.datagrams.fault = self.fail
         self.bus = MachineBus(self, settings.version)
         self.failure: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from emulator.choice import choice
 from emulator.memory import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -128,6 +129,13 @@ class EndpointLimits:
         for name in self.__dataclass_fields__:
             if getattr(self, name) <= 0:
                 raise Misuse(f"{name} must be above 0, not {getattr(self, name)}")
+
+
+class ChannelProfile(NamedTuple):
+    """What the ends of a machine's channels are made with, hosted or direct."""
+
+    kmcl: KmclProfile = KmclProfile()
+    limits: EndpointLimits = EndpointLimits()
 
 
 def required_data_bytes(max_packet_bytes: int, max_external_bytes: int, max_external_chain: int) -> int:

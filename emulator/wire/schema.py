@@ -121,6 +121,12 @@ MEMORY_WRITE = row(14, "memory.write", IN, (
     MACHINE, Field("address", U64, "guest physical address"), Field("data", CHUNK, "the bytes"),
 ), (), "For clients that cannot map memory.")
 
+MACHINE_PROFILE = row(79, "machine.profile", OUT, (
+    MACHINE,
+    Field("document", DOCUMENT, "JSON: `{\"kmcl\": {…}, \"channel\": {…}}`, the choices as docs/choices.md names them"),
+), None, "Before the answer to `machine.attach`, for a machine whose configuration names a profile: what its direct "
+    "ends shall do where the documents are silent. Clients without direct ends need not look at it.")
+
 CHANNEL_OFFER = row(20, "channel.offer", IN, (
     MACHINE,
     Field("interface", GUID, "interface (class) id, little-endian GUID bytes"),
