@@ -90,6 +90,7 @@ CLIENT_CORE = (
     "clients.holdings",
     "clients.call_table",
     "clients.inbox",
+    "clients.driver",
     "clients.calls",
     "clients.bus_inbox",
 )
