@@ -1,6 +1,6 @@
 """The numbers and flags of the TDI interface, under readable names.
 
-Each class names the family of Windows constants it stands for. Only what a datagram transport needs is here.
+Each class names the family of Windows constants it stands for. Only what this transport needs is here.
 """
 
 from __future__ import annotations
@@ -71,20 +71,78 @@ class AddressType(IntEnum):
 class ServiceFlags(IntFlag):
     """What a provider can do. Windows: TDI_SERVICE_*."""
 
+    NONE = 0
+    CONNECTION_MODE = 0x0001
+    ORDERLY_RELEASE = 0x0002
     CONNECTIONLESS_MODE = 0x0004
+    ERROR_FREE = 0x0008
     BROADCAST_SUPPORTED = 0x0020
     MULTICAST_SUPPORTED = 0x0040
+    DELAYED_ACCEPTANCE = 0x0080
+    EXPEDITED_DATA = 0x0100
+    INTERNAL_BUFFERING = 0x0200
     NO_ZERO_LENGTH = 0x0800
+    MESSAGE_MODE = 0x2000
     DGRAM_CONNECTION = 0x8000
+    SEND_AND_DISCONNECT = 0x20000
 
 
 class ReceiveFlags(IntFlag):
-    """How a datagram arrived. Windows: TDI_RECEIVE_*."""
+    """How data arrived, and which kind a receive wants. Windows: TDI_RECEIVE_*."""
 
     NONE = 0
     BROADCAST = 0x0004
     MULTICAST = 0x0008
+    PARTIAL = 0x0010
+    NORMAL = 0x0020
+    EXPEDITED = 0x0040
+    PEEK = 0x0080
+    COPY_LOOKAHEAD = 0x0200
     ENTIRE_MESSAGE = 0x0400
+    AT_DISPATCH_LEVEL = 0x0800
+
+
+class SendFlags(IntFlag):
+    """How a connection send shall be done; not the receive flags, whose bits are others (T20). Windows: TDI_SEND_*."""
+
+    NONE = 0
+    EXPEDITED = 0x0020
+    PARTIAL = 0x0040
+    NO_RESPONSE_EXPECTED = 0x0080
+    NON_BLOCKING = 0x0100
+    AND_DISCONNECT = 0x0200
+
+
+class ListenFlags(IntFlag):
+    """Windows: TDI_QUERY_ACCEPT."""
+
+    NONE = 0
+    QUERY_ACCEPT = 0x0001
+
+
+class DisconnectFlags(IntFlag):
+    """How a connection shall end, or has ended; none is an abort too (C32). Windows: TDI_DISCONNECT_*."""
+
+    NONE = 0
+    WAIT = 0x0001
+    ABORT = 0x0002
+    RELEASE = 0x0004
+
+
+class EventType(IntEnum):
+    """What an event handler is for. CONNECT is 0, and is an event like the others (T21). Windows: TDI_EVENT_*."""
+
+    CONNECT = 0
+    DISCONNECT = 1
+    ERROR = 2
+    RECEIVE = 3
+    RECEIVE_DATAGRAM = 4
+    RECEIVE_EXPEDITED = 5
+    SEND_POSSIBLE = 6
+    CHAINED_RECEIVE = 7
+    CHAINED_RECEIVE_DATAGRAM = 8
+    CHAINED_RECEIVE_EXPEDITED = 9
+    ERROR_EX = 10
 
 
 class ShareAccess(IntFlag):
