@@ -7,6 +7,8 @@
 ``relay``          the yardstick: a trio process that moves bytes between two Unix sockets, and knows nothing of them
 ``blocking_ends``  the near and the far end without an event loop: ``clients.sync``, and plain blocking sockets
 ``trio_ends``      the same with trio: ``clients.connect``, and plain trio streams
+``direct``         direct channels at both ends, against a Pipe and pyzmq: ``python -m benchmarks.direct``
+``plain_ends``     the two ends of a Pipe, and of pyzmq
 ``echo``           a UDP program that sends every datagram back
 ``timing``         what both near ends make of their clocks, and how they are asked
 ``raw``            what both ends of a raw carrier have agreed on

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from itertools import product
 from time import monotonic
 from types import FrameType
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.figures import Figure, Repetition, figure
 from benchmarks.record import HISTORY, Record, make_record, save
 from benchmarks.report import rich_table, tables
-from benchmarks.rows import FULL, QUICK, ROW_NAMES, ROWS, YARDSTICK, Carrier, Effort, Row
+from benchmarks.rows import FULL, QUICK, RELAYED, ROW_NAMES, ROWS, YARDSTICK, Carrier, Effort, Row
 from benchmarks.stage import BenchmarkFailed, Stage, set_up
 
 
@@ -70,7 +71,7 @@ def run(rows: list[Row], effort: Effort, console: Console) -> Record:
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
         task = progress.add_task("starting", total=effort.repetitions * len(rows))
         progress.refresh()
-        with set_up(dict.fromkeys(row.face for row in rows)) as stage:
+        with set_up(product(dict.fromkeys(row.face for row in rows), RELAYED)) as stage:
             for number in range(1, effort.repetitions + 1):
                 if not console.is_terminal:
                     console.print(f"repetition {number} of {effort.repetitions}")

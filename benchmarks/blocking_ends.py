@@ -27,7 +27,16 @@ from benchmarks.raw import (
     relay_path,
     require,
 )
-from benchmarks.rows import COALESCED_PACKETS, EXTERNAL_BYTES, INTERFACES, MACHINE, ROUND_TRIPS, Carrier, Measure
+from benchmarks.rows import (
+    BY_LIBRARY,
+    COALESCED_PACKETS,
+    EXTERNAL_BYTES,
+    INTERFACES,
+    MACHINE,
+    ROUND_TRIPS,
+    Carrier,
+    Measure,
+)
 from benchmarks.timing import Command, Setting
 from clients.sync import Machine, OfferedChannel, connect
 
@@ -42,11 +51,11 @@ class Link(Protocol):
         """Send a batch one way; how many messages the far end counted."""
 
 
-class HostedLink:
-    """A guest of the daemon's."""
+class LibraryLink:
+    """A guest of the daemon's, hosted or direct as the carrier says."""
 
     def __init__(self, machine: Machine, setting: Setting) -> None:
-        self._channel = machine.open_channel(INTERFACES[setting.face])
+        self._channel = machine.open_channel(INTERFACES[setting.face], mode=setting.carrier)
         self._buffer = machine.allocate(EXTERNAL_BYTES)
         self._address = machine.open_address(("127.0.0.1", 0))
         self._echo = "127.0.0.1", setting.echo_port
@@ -179,9 +188,9 @@ def near(setting: Setting) -> None:
     """Take measurements as they are asked for."""
     with ExitStack() as stack:
         link: Link
-        if setting.carrier is Carrier.HOSTED:
+        if setting.carrier in BY_LIBRARY:
             connection = stack.enter_context(connect(daemon_path(setting.directory), name="near"))
-            link = HostedLink(connection.machine(MACHINE), setting)
+            link = LibraryLink(connection.machine(MACHINE), setting)
         else:
             stream = stack.enter_context(_connected(setting, setting.carrier))
             joined = setting.carrier is Carrier.RELAY
@@ -202,9 +211,9 @@ def _connected(setting: Setting, name: str) -> socket.socket:
 
 def far(setting: Setting) -> None:
     """Serve the near end until it goes."""
-    if setting.carrier is Carrier.HOSTED:
+    if setting.carrier in BY_LIBRARY:
         with connect(daemon_path(setting.directory), name="far") as connection:
-            offered = connection.machine(MACHINE).offer_channel(INTERFACES[setting.face])
+            offered = connection.machine(MACHINE).offer_channel(INTERFACES[setting.face], mode=setting.carrier)
             timing.say("ready")
             serve_packets(offered)
     else:

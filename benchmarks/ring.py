@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -183,11 +183,11 @@ def run(repetitions: int, scale: float) -> list[dict[str, float]]:
     return results
 
 
-def table(results: list[dict[str, float]]) -> str:
+def table(results: list[dict[str, float]], goals: Sequence[Goal] = GOALS) -> str:
     """Two tables: the ratios, and the times they are of."""
     lines = ["| what | ratio (lowest to highest) | goal |", "|---|---|---|"]
-    for goal in GOALS:
-        if goal.measured in results[0]:
+    for goal in goals:
+        if goal.measured in results[0] and goal.yardstick in results[0]:
             ratios = sorted(goal.ratio(result) for result in results)
             middle = median(ratios)
             lines.append(
@@ -200,12 +200,13 @@ def table(results: list[dict[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def save(text: str) -> None:
-    """Put the newest table where the README has it."""
-    page = PAGE.read_text()
-    head, _, rest = page.partition(TABLE_BEGINS)
-    _, _, tail = rest.partition(TABLE_ENDS)
-    PAGE.write_text(head + TABLE_BEGINS + "\n" + text + "\n" + TABLE_ENDS + tail)
+def put_between(page: Path, begins: str, ends: str, text: str) -> None:
+    """Put a newest table where a page has it."""
+    head, found, rest = page.read_text().partition(begins)
+    _, found_end, tail = rest.partition(ends)
+    if not (found and found_end):
+        raise ValueError(f"{page} has lost the two comments the newest table stands between")
+    page.write_text(head + begins + "\n" + text + "\n" + ends + tail)
 
 
 def main() -> None:
@@ -221,7 +222,7 @@ def main() -> None:
     text += table(results)
     sys.stdout.write(text)
     if options.save:
-        save(text)
+        put_between(PAGE, TABLE_BEGINS, TABLE_ENDS, text)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ class Carrier(StrEnum):
     # The ratios are to this one: the daemon reads and writes its sockets in the same way.
     RELAY = "relay"
     STREAM_RELAY = "stream_relay"
+    # In `benchmarks.direct`: both ends of the channel are direct, and what that is compared with.
+    DIRECT = "direct"
+    PIPE = "pipe"
+    PYZMQ = "pyzmq"
 
 
 class Measure(StrEnum):
@@ -32,6 +36,10 @@ class Measure(StrEnum):
     SENDS = "sends"
 
 
+# The carriers whose ends are the client library's; their names are the modes of a channel.
+BY_LIBRARY = (Carrier.HOSTED, Carrier.DIRECT)
+# What the rows below are measured over.
+RELAYED = (Carrier.HOSTED, Carrier.RELAY, Carrier.STREAM_RELAY)
 ROUND_TRIPS = frozenset({Measure.ROUND_TRIP, Measure.EXTERNAL, Measure.DATAGRAM})
 YARDSTICK = "relay: one trio process, wait_readable and non-blocking recv and send"
 

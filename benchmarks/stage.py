@@ -24,6 +24,8 @@ ANSWER_SECONDS = 30.0
 END_SECONDS = 5.0
 
 _ENDS = {Face.TRIO: "benchmarks.trio_ends", Face.SYNC: "benchmarks.blocking_ends"}
+_PLAIN = frozenset({Carrier.PIPE, Carrier.PYZMQ})
+_PLAIN_ENDS = "benchmarks.plain_ends"
 
 
 class BenchmarkFailed(Exception):
@@ -133,8 +135,8 @@ def _away_from(cpu: int) -> Iterator[None]:
 
 
 @contextmanager
-def set_up(faces: Iterable[Face]) -> Iterator[Stage]:
-    """Start the daemon, the echo, the relays, and two ends for each face and carrier."""
+def set_up(wanted: Iterable[tuple[Face, Carrier]]) -> Iterator[Stage]:
+    """Start the daemon, the echo, the relays, and two ends for each face and carrier that is wanted."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vmbus-bench-")))
         workers: list[Worker] = []
@@ -150,11 +152,11 @@ def set_up(faces: Iterable[Face]) -> Iterator[Stage]:
         daemon.line()
         relay.line()
         ends: dict[tuple[str, Face, Carrier], Worker] = {}
-        for face in faces:
-            for carrier in Carrier:
-                for end in ("near", "far"):
-                    setting = (end, face, carrier, str(directory), echo_port)
-                    ends[end, face, carrier] = start(f"{end}-{face}-{carrier}", _ENDS[face], *setting)
+        for face, carrier in wanted:
+            module = _PLAIN_ENDS if carrier in _PLAIN else _ENDS[face]
+            for end in ("near", "far"):
+                setting = (end, face, carrier, str(directory), echo_port)
+                ends[end, face, carrier] = start(f"{end}-{face}-{carrier}", module, *setting)
         for worker in ends.values():
             worker.line()
         near = {(face, carrier): worker for (end, face, carrier), worker in ends.items() if end == "near"}

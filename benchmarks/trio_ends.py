@@ -30,6 +30,7 @@ from benchmarks.raw import (
     require,
 )
 from benchmarks.rows import (
+    BY_LIBRARY,
     COALESCED_PACKETS,
     CONCURRENT_SENDERS,
     EXTERNAL_BYTES,
@@ -53,8 +54,8 @@ class Link(Protocol):
         """Send a batch one way; how many messages the far end counted."""
 
 
-class HostedLink:
-    """A guest of the daemon's."""
+class LibraryLink:
+    """A guest of the daemon's, hosted or direct as the carrier says."""
 
     def __init__(self, channel: Channel, buffer: Buffer, address: Address, echo_port: int) -> None:
         self._channel = channel
@@ -207,12 +208,12 @@ async def near(setting: Setting) -> None:
     """Take measurements as they are asked for."""
     async with AsyncExitStack() as stack:
         link: Link
-        if setting.carrier is Carrier.HOSTED:
+        if setting.carrier in BY_LIBRARY:
             connection = await stack.enter_async_context(connect(daemon_path(setting.directory), name="near"))
             machine = await connection.machine(MACHINE)
-            channel = await machine.open_channel(INTERFACES[setting.face])
+            channel = await machine.open_channel(INTERFACES[setting.face], mode=setting.carrier)
             address = await machine.open_address(("127.0.0.1", 0))
-            link = HostedLink(channel, await machine.allocate(EXTERNAL_BYTES), address, setting.echo_port)
+            link = LibraryLink(channel, await machine.allocate(EXTERNAL_BYTES), address, setting.echo_port)
         else:
             stream = await stack.enter_async_context(await _connected(setting, setting.carrier))
             datagrams = None
@@ -235,10 +236,10 @@ async def _connected(setting: Setting, name: str) -> trio.SocketStream:
 
 async def far(setting: Setting) -> None:
     """Serve the near end until it goes."""
-    if setting.carrier is Carrier.HOSTED:
+    if setting.carrier in BY_LIBRARY:
         async with connect(daemon_path(setting.directory), name="far") as connection:
             machine = await connection.machine(MACHINE)
-            offered = await machine.offer_channel(INTERFACES[setting.face])
+            offered = await machine.offer_channel(INTERFACES[setting.face], mode=setting.carrier)
             timing.say("ready")
             await serve_packets(offered)
     else:
