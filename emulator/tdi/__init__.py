@@ -7,6 +7,8 @@ called performs them.
 
 =================  ====================================================================================
 constants          numbers and flags of the interface
+layout             C structures by their declaration, for x64 and x86; ``request_layouts``, ``address_layouts``,
+                   ``query_layouts`` and ``nt_layouts`` declare those of the interface
 structures         addresses and query results as bytes, both ways
 create             the extended attributes a create request carries
 profile            every choice the documents leave open, by rule number

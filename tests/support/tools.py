@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -32,9 +34,20 @@ def missing_tools() -> dict[str, str]:
 def require_tool(name: str, package: str) -> str:
     """The path of a program; without it the calling test is skipped, and in an automatic run it fails."""
     path = find_tool(name)
-    if path is not None:
-        return path
-    message = f"{name} is not installed (on Debian: apt install {package})"
+    if path is None:
+        _do_without(name, package)
+    return path
+
+
+def require_file(path: Path, package: str) -> Path:
+    """A file that a package brings; without it the calling test is skipped, and in an automatic run it fails."""
+    if not path.exists():
+        _do_without(str(path), package)
+    return path
+
+
+def _do_without(what: str, package: str) -> NoReturn:
+    message = f"{what} is not installed (on Debian: apt install {package})"
     if in_ci():
         pytest.fail(message, pytrace=False)
     pytest.skip(message)
