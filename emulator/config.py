@@ -144,6 +144,42 @@ class UdpConfig(_Section):
         return tuple(str(ipaddress.ip_network(network)) for network in value)
 
 
+class MetricsConfig(_Section):
+    """Figures and health over HTTP, for a collector on the same host."""
+
+    # Off unless somebody asks: a Unix socket ("unix:/run/vmbusd/metrics.sock"), or a loopback address and port.
+    listen: str | None = None
+    # Machines with figures of their own; the others are added up, so that a scrape stays small.
+    machines: int = Field(default=200, ge=0, le=10_000)
+
+    @property
+    def address(self) -> Path | tuple[str, int] | None:
+        """``listen`` taken apart."""
+        if self.listen is None:
+            return None
+        if self.listen.startswith("unix:"):
+            return Path(self.listen.removeprefix("unix:"))
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @field_validator("listen")
+    @classmethod
+    def _is_local(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        if value.startswith("unix:/"):
+            return value
+        host, _, port = value.rpartition(":")
+        try:
+            is_loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+        except ValueError:
+            is_loopback = False
+        if not is_loopback or not port.isdecimal() or int(port) > 65535:
+            text = "a loopback address with a port, such as 127.0.0.1:9464, or unix:/PATH"
+            raise ValueError(f"{value!r} cannot be listened on; it must be {text}")
+        return value
+
+
 class ChannelConfig(_Section):
     """What the KMCL documents leave unpublished, for every channel; a guest and a host send within these."""
 
@@ -166,6 +202,7 @@ class Config(_Section):
     limits: LimitsConfig = LimitsConfig()
     udp: UdpConfig = UdpConfig()
     channels: ChannelConfig = ChannelConfig()
+    metrics: MetricsConfig = MetricsConfig()
     profiles: dict[Name, ProfileConfig] = Field(default_factory=dict)
 
     def channel_profile(self, machine: MachineConfig) -> ChannelProfile:

@@ -320,6 +320,11 @@ class MachineBus:
 
     # ---- looking in
 
+    @property
+    def violation_count(self) -> int:
+        """Control messages dropped by a rule so far."""
+        return self._violations.total()
+
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl machines`` shows of the bus."""
         view = self._host.view()

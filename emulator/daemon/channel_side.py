@@ -276,8 +276,18 @@ class ChannelSide:
         for packet in packets:
             self.outbound.spend(len(packet.image))
         self.delivered_packets += len(packets)
+        self._count(len(packets), len(run))
         text = json.dumps(errors) if errors else ""
         self.session.put(encode_notification(CHANNEL_PACKETS, self.number, packets[0].handle, run, text))
+
+    def _count(self, packets: int, byte_count: int) -> None:
+        counters = self.machine.counters
+        if self.role is Side.GUEST:
+            counters.packets_to_guest += packets
+            counters.bytes_to_guest += byte_count
+        else:
+            counters.packets_to_host += packets
+            counters.bytes_to_host += byte_count
 
     def drained(self, packets: int) -> None:
         """So many of this side's packets have left the ring."""

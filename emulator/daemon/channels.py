@@ -149,6 +149,7 @@ class Channel:
         self.guest = self._make_guest_end()
         self.is_open = True
         self.machine.channels[self.number] = self
+        self.machine.counters.channels_opened += 1
         for side in self._sides():
             side.enter()
         self._connect_doorbells()
@@ -275,6 +276,7 @@ class Channel:
 
     def fail(self, side: ChannelSide, violation: PeerViolation) -> None:
         """A ring was damaged, as ``side`` found: the channel ends, and both clients are told why."""
+        self.machine.counters.channels_failed += 1
         logger().warning(
             "channel.failed",
             machine=self.machine.name,

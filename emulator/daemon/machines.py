@@ -13,6 +13,7 @@ from emulator.config import Config, MachineConfig
 from emulator.daemon.bus import MachineBus
 from emulator.daemon.channel_side import ChannelSide, DirectEnd
 from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.counters import Counters
 from emulator.daemon.datagrams import Datagrams
 from emulator.daemon.log import logger
 from emulator.daemon.memfile import MemoryFile
@@ -43,6 +44,9 @@ class Machine:
         self.datagrams.fault = self.fail
         self.bus = MachineBus(self, settings.version)
         self.failure: str | None = None
+        self.counters = Counters()
+        # Reading the clock twice for each packet is for those who look at the result.
+        self.measures_latency = config.metrics.listen is not None
         self._nursery: trio.Nursery | None = None
         self._pump: Callable[[], None] = lambda: None
         self._channels_opened = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 class PendingPacket:
     """A request whose answer is its packet's completion. It is the endpoint's context for that packet."""
 
-    __slots__ = ("_msgid", "_side", "transaction_id")
+    __slots__ = ("_began", "_msgid", "_side", "transaction_id")
 
     def __init__(self, side: ChannelSide, msgid: int) -> None:
         self._side = side
         self._msgid = msgid
+        self._began = monotonic() if side.machine.measures_latency else None
         self.transaction_id = 0
 
     def finish(self, completed: Completed) -> None:
@@ -32,6 +34,8 @@ class PendingPacket:
         if not session.settle(self._msgid, self):
             return
         if completed.status.is_success:
+            if self._began is not None:
+                self._side.machine.counters.latencies.observe(monotonic() - self._began)
             session.put(encode_response(self._msgid, int(completed.status), completed.payload))
         else:
             session.put(

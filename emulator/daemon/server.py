@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import trio
 
 from emulator.config import Config
 from emulator.daemon.heartbeat import Heartbeat
+from emulator.daemon.http import HttpListener
 from emulator.daemon.listeners import UnixListener
 from emulator.daemon.log import logger
 from emulator.daemon.machines import Machine
+from emulator.daemon.pages import open_pages
 from emulator.daemon.segments import Segments
-from emulator.daemon.service_manager import ATTACH_SOCKET, ServiceManager
+from emulator.daemon.service_manager import ATTACH_SOCKET, METRICS_SOCKET, ServiceManager
 from emulator.daemon.session import Session
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.ring import RING_BUILD, RING_BUILD_PROBLEM
@@ -49,12 +52,13 @@ class Server:
         self.config = config
         self.manager = manager or ServiceManager({}, os.getpid())
         self.heartbeat = Heartbeat(self._serve_client)
+        self.pages: HttpListener | None = None
         self.forced_by: int | None = None
         self.version = daemon_version()
         segments = Segments(config)
         self.machines = {name: Machine(name, settings, config, segments) for name, settings in config.machines.items()}
         self._sessions: dict[int, Session] = {}
-        self._sessions_begun = 0
+        self.sessions_begun = 0
         self.is_stopping = False
         self._dirty: dict[Session, None] = {}
         self._more = trio.Event()
@@ -79,6 +83,11 @@ class Server:
             "process": os.getpid(),
             "sessions": len(self._sessions),
         }
+
+    @property
+    def session_count(self) -> int:
+        """Attached clients."""
+        return len(self._sessions)
 
     # ---- the pump
 
@@ -109,8 +118,8 @@ class Server:
     # ---- sessions
 
     async def _serve_client(self, sock: socket.socket) -> None:
-        self._sessions_begun += 1
-        session = Session(self, sock, self._sessions_begun)
+        self.sessions_begun += 1
+        session = Session(self, sock, self.sessions_begun)
         self._sessions[session.number] = session
         if self.is_stopping:
             session.end(*STOPPING)
@@ -142,6 +151,8 @@ class Server:
                 nursery.start_soon(self._pump_rest)
                 nursery.start_soon(self.heartbeat.run)
                 nursery.start_soon(listener.run, self._serve_client)
+                if self.pages is not None:
+                    nursery.start_soon(self.pages.run)
                 if self.manager.is_listening:
                     nursery.start_soon(self._report)
                 self.manager.ready(self.summary())
@@ -207,9 +218,15 @@ async def serve(
     Returns None, or the number of the signal that came while it was stopping already. Raises PathUnusable for a live
     rival.
     """
-    with UnixListener(socket_path, manager.take_socket(ATTACH_SOCKET)) as listener:
+    with UnixListener(socket_path, manager.take_socket(ATTACH_SOCKET)) as listener, ExitStack() as stack:
         server = Server(config, manager)
         path = listener.path
+        server.pages = open_pages(server, config.metrics, manager.take_socket(METRICS_SOCKET))
+        if server.pages is not None:
+            stack.callback(server.pages.close)
+            for machine in server.machines.values():
+                machine.measures_latency = True
+            logger().info("daemon.metrics", place=server.pages.place)
         logger().info("daemon.listening", socket=str(path), machines=len(server.machines), ring=RING_BUILD)
         await server.run(listener, partial(ready, path))
     logger().info("daemon.stopped")

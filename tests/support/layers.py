@@ -168,7 +168,7 @@ LAYERS = (
     Layer(
         ("emulator.daemon",),
         (*BELOW_DAEMON, "emulator.daemon"),
-        third_party=("trio", "structlog"),
+        third_party=("trio", "structlog", "h11", "prometheus_client"),
         banned_stdlib=EVENT_LOOPS,
         reason="the daemon is the trio shell over the cores; msgpack stays behind the wire, clients are other programs",
     ),
