@@ -18,7 +18,7 @@ import click
 from clients.commands.calling import CommandFailed, Interrupted
 from clients.commands.datagrams import datagram
 from clients.commands.demo import demo
-from clients.commands.look import channels, client_version, machines, version
+from clients.commands.look import channels, client_version, log_level, machines, version
 from clients.commands.packets import send, serve_echo
 from clients.protocol import ConnectionLost, RequestFailed
 from emulator.status import EmulatorError
@@ -56,7 +56,7 @@ def vmbusctl(ctx: click.Context, socket_path: Path | None) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (machines, channels, version, send, serve_echo, datagram, demo):
+for command in (machines, channels, version, log_level, send, serve_echo, datagram, demo):
     vmbusctl.add_command(command)
 
 

@@ -18,7 +18,7 @@ from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
 from clients.unix import Attached, client_name, open_socket, receive_into
 from emulator.status import PeerViolation
-from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, PING
+from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, PING
 
 if TYPE_CHECKING:
     from clients.vmbus import Machine
@@ -69,6 +69,11 @@ class Connection:
             document, more = await self.request(DAEMON_INSPECT, what, machine, len(entries))
             entries += json.loads(document)
         return entries
+
+    async def set_log_level(self, level: str) -> str:
+        """Have the daemon log from ``debug``, ``info``, ``warning`` or ``error`` upwards; the level until now."""
+        (before,) = await self.request(DAEMON_LOG_LEVEL, level)
+        return str(before)
 
     async def ping(self) -> None:
         """Return when the daemon has answered."""

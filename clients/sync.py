@@ -23,7 +23,7 @@ from clients.sync_tdi import Address
 from clients.sync_vmbus import Channel, Machine, OfferedChannel, Packet
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
 from emulator.status import PeerViolation
-from emulator.wire.schema import DAEMON_INSPECT, MACHINE_ATTACH, PING
+from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, PING
 
 __all__ = ["Address", "Channel", "Connection", "Machine", "OfferedChannel", "Packet", "connect"]
 
@@ -62,6 +62,11 @@ class Connection:
             document, more = self.request(DAEMON_INSPECT, what, machine, len(entries))
             entries += json.loads(document)
         return entries
+
+    def set_log_level(self, level: str) -> str:
+        """Have the daemon log from ``debug``, ``info``, ``warning`` or ``error`` upwards; the level until now."""
+        (before,) = self.request(DAEMON_LOG_LEVEL, level)
+        return str(before)
 
     def ping(self) -> None:
         """Return when the daemon has answered."""

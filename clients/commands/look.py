@@ -108,6 +108,26 @@ def channels(machine: str | None, wants_json: bool) -> None:
         )
 
 
+@click.command("log-level")
+@click.argument("level", type=click.Choice(["debug", "info", "warning", "error"]))
+def log_level(level: str) -> None:
+    """Change how much the daemon logs, until it is changed again or the daemon starts anew.
+
+    \b
+    Example:
+        vmbusctl log-level debug
+    """
+    path = socket_path()
+    before: list[str] = []
+
+    async def change() -> None:
+        async with attached(path) as daemon:
+            before.append(await daemon.set_log_level(level))
+
+    run(change)
+    say(f"vmbusd at {path} logs from {level} upwards; until now from {before[0]}.")
+
+
 @click.command()
 @json_option
 def version(wants_json: bool) -> None:

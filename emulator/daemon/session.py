@@ -24,6 +24,7 @@ from emulator.daemon.bus_requests import BusRequests
 from emulator.daemon.channel_requests import ChannelRequests
 from emulator.daemon.log import logger
 from emulator.daemon.machine_requests import MachineRequests
+from emulator.daemon.operation_requests import OperationRequests
 from emulator.daemon.outlet import Outlet
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.codec import (
@@ -107,6 +108,7 @@ class Session:
         self.channel_requests = ChannelRequests(self)
         self.address_requests = AddressRequests(self)
         self.bus_requests = BusRequests(self)
+        self.operation_requests = OperationRequests(self)
         self._handlers = self._collect_handlers()
         self._log = logger().bind(session=number, pid=self._pid)
 
@@ -114,7 +116,13 @@ class Session:
         return f"session {self.number} (client {self.client!r}, process {self._pid})"
 
     def _collect_handlers(self) -> dict[Method, Handler]:
-        owners = (self.machine_requests, self.channel_requests, self.address_requests, self.bus_requests)
+        owners = (
+            self.machine_requests,
+            self.channel_requests,
+            self.address_requests,
+            self.bus_requests,
+            self.operation_requests,
+        )
         handlers: dict[Method, Handler] = {}
         for method in METHODS:
             if method.direction is not Direction.TO_CLIENT:

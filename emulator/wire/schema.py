@@ -42,9 +42,10 @@ from emulator.wire.method import (
     Method,
     row,
 )
+from emulator.wire.operation_rows import DAEMON_LOG_LEVEL
 
 # A family of rows in a module of its own is imported here and named below: what stands in this module is the table.
-__all__ = ["BY_NAME", "METHODS", "PAYLOAD", "PROTOCOL_VERSION", "Direction", "Kind", "Method"]
+__all__ = ["BY_NAME", "DAEMON_LOG_LEVEL", "METHODS", "PAYLOAD", "PROTOCOL_VERSION", "Direction", "Kind", "Method"]
 
 PROTOCOL_VERSION = 1
 
