@@ -92,6 +92,12 @@ class KmclProfile:
     truncate_long_completions: bool = choice(
         True, "Y3", "of a completion that does not fit, what fits is returned", "nothing of it is returned"
     )
+    opened_expiry_fails: bool = choice(
+        True,
+        "4.3",
+        "an Opened that does not return in time has failed, and the channel is rolled back",
+        "it is taken to have succeeded, as every other state callback is",
+    )
 
 
 @dataclass(frozen=True, slots=True)
