@@ -17,9 +17,13 @@ class FileKind(IntEnum):
 
 
 class MajorFunction(IntEnum):
-    """Windows: IRP_MJ_*, the one all TDI requests travel under."""
+    """What kind of request an IRP is. Windows: IRP_MJ_*. All TDI requests are INTERNAL_DEVICE_CONTROL."""
 
+    CREATE = 0x00
+    CLOSE = 0x02
+    DEVICE_CONTROL = 0x0E
     INTERNAL_DEVICE_CONTROL = 0x0F
+    CLEANUP = 0x12
 
 
 class MinorFunction(IntEnum):

@@ -48,6 +48,32 @@ class MdlBuffer:
             self.memory.check_pages(part.pfns)
         return b"".join(self.memory.read_range(part) for part in wanted)
 
+    @property
+    def byte_count(self) -> int:
+        """How many bytes the whole chain describes."""
+        return sum(link.byte_count for link in self.mdl.chain())
+
+    def scatter(self, data: Bytes, skip: int = 0) -> None:
+        """Copy ``data`` into the chain, ``skip`` bytes in; nothing outside it is touched.
+
+        Misuse when the chain is shorter; AddressOutsideMemory, with nothing written, for pages that do not exist.
+        """
+        left, parts = len(data), []
+        for link in self.mdl.chain():
+            take = min(left, max(0, link.byte_count - skip))
+            if take:
+                parts.append(link.cut(skip, take))
+                left -= take
+            skip = max(0, skip - link.byte_count)
+        if left:
+            raise Misuse(f"{len(data)} bytes do not fit a chain that ends {left} bytes earlier")
+        for part in parts:
+            self.memory.check_pages(part.pfns)
+        done = 0
+        for part in parts:
+            self.memory.write_range(part, memoryview(data)[done : done + part.byte_count])
+            done += part.byte_count
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInformation:
