@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import FileKind
+from emulator.tdi.groups import DEFAULT_OPTIONS, Membership, SendOptions
 from emulator.tdi.structures import SocketAddress, host_facts_untrusted
 
 if TYPE_CHECKING:
     from emulator.tdi.irp import Irp
     from emulator.tdi.queues import QueuedSend
+
+_NO_GROUPS: dict[Membership, int] = {}
+"""Shared by every object that has joined nothing; a joining one gets a table of its own."""
 
 
 class ControlChannel:
@@ -43,11 +47,13 @@ class AddressObject:
 
     __slots__ = (
         "closing",
+        "groups",
         "handle",
         "has_turn",
         "is_broadcast",
         "local",
         "network",
+        "options",
         "owner",
         "path_key",
         "queue",
@@ -77,6 +83,8 @@ class AddressObject:
         self.closing = False
         self.queue: OrderedDict[Irp, QueuedSend] = OrderedDict()
         self.has_turn = False
+        self.groups = _NO_GROUPS
+        self.options: SendOptions = DEFAULT_OPTIONS
 
     @property
     def is_wildcard(self) -> bool:
@@ -140,7 +148,7 @@ class AddressTable:
     def matching(self, host: str, version: int, port: int, *, broadcast: bool) -> list[AddressObject]:
         """Everyone who gets a datagram sent to ``host`` and ``port``, oldest open first (R1, R2, R3).
 
-        A broadcast reaches every object on the port; a multicast none, until an object can join a group.
+        A broadcast reaches every object on the port.
         """
         return [
             address
@@ -148,4 +156,12 @@ class AddressTable:
             if address.version == version
             and not address.closing
             and (broadcast or address.local.host == host or address.is_wildcard)
+        ]
+
+    def members(self, group: str, port: int) -> list[AddressObject]:
+        """Everyone who gets a multicast: those on the port that have joined the group, oldest open first (R1, O9)."""
+        return [
+            address
+            for address in self._by_port.get(port, ())
+            if not address.closing and any(membership.group == group for membership in address.groups)
         ]

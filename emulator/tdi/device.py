@@ -12,16 +12,21 @@ it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject, AddressTable
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
 from emulator.tdi.destination import check_cast, pick_destination_untrusted
-from emulator.tdi.effects import CleanupComplete, Deliver, Effect
+from emulator.tdi.effects import CleanupComplete, Deliver, Effect, JoinGroup, LeaveGroup
+from emulator.tdi.groups import Groups, Membership, SendOptions, multicast_group_untrusted
 from emulator.tdi.irp import Irp, SendDatagram
 from emulator.tdi.profile import MAXIMUM_LENGTH, CleanupStyle, ProviderProfile
 from emulator.tdi.queues import QueuedSend, SendPath, SendQueues
 from emulator.tdi.structures import HostFacts, SocketAddress, Statistics, host_facts_untrusted
+
+_BROADCAST = ReceiveFlags.ENTIRE_MESSAGE | ReceiveFlags.BROADCAST
+_MULTICAST = ReceiveFlags.ENTIRE_MESSAGE | ReceiveFlags.MULTICAST
 
 
 class Device(ABC):
@@ -35,6 +40,7 @@ class Device(ABC):
         self.table = AddressTable()
         self.queues = SendQueues(profile)
         self.statistics = Statistics()
+        self.groups = Groups()
 
     # What a kind of device brings itself.
 
@@ -68,7 +74,11 @@ class Device(ABC):
         """Six bytes of hardware address."""
 
     @abstractmethod
-    def _check_route(self, facts: HostFacts) -> None:
+    def own_interface(self, host: str, version: int) -> str | None:
+        """The machine's own address for an interface named by one, or by the wildcard; None where it has none such."""
+
+    @abstractmethod
+    def _check_route(self, address: AddressObject, facts: HostFacts) -> None:
         """Refuse a destination there is no way to, or none this machine may use (S22)."""
 
     @abstractmethod
@@ -132,11 +142,15 @@ class Device(ABC):
             raise Refused(NtStatus.INVALID_PARAMETER, text, rule="S5")
         destination = pick_destination_untrusted(information, address.version, profile)
         facts = host_facts_untrusted(destination.host)
-        check_cast(facts, self.is_broadcast(facts.text), profile)
+        broadcast = self.is_broadcast(facts.text)
+        check_cast(facts, broadcast, profile)
+        if broadcast and not address.options.broadcast:
+            text = f"{facts.text} is a broadcast, and {address.local} has broadcasts switched off: allow them first"
+            raise Refused(profile.unsupported_cast_status, text, rule="S20")
         if address.is_broadcast:
             text = f"{address.local} is a broadcast address, which only receives: send from another address object"
             raise Refused(profile.broadcast_source_status, text, rule="S21")
-        self._check_route(facts)
+        self._check_route(address, facts)
         return destination
 
     def _payload(self, parameters: SendDatagram) -> bytes:
@@ -200,18 +214,52 @@ class Device(ABC):
         completion, a send time-out from now at the latest. ``at_once`` cancels whatever the profile says.
         """
         address.closing = True
+        effects = self._left(address, self.groups.leave_all(address))
         waiting: list[QueuedSend] = list(address.queue.values())
         if not waiting:
-            return [CleanupComplete(address.handle)]
+            return [*effects, CleanupComplete(address.handle)]
         if self.profile.cleanup is CleanupStyle.DRAIN and not at_once:
-            return self._kick(self._path(address), now)
-        effects: list[Effect] = []
+            return effects + self._kick(self._path(address), now)
         for send in waiting:
             self.queues.remove(send)
             effects += self._ended(
                 send, NtStatus.CANCELLED, "its address object was cleaned up before it was sent", "S40"
             )
         return effects
+
+    # Groups and options.
+
+    def join(self, address: AddressObject, group: str, interface: str) -> list[Effect]:
+        """Make an object a member of a multicast group (O7): its socket joins, if it has not yet. Raises Refused."""
+        membership = self._membership(address, group, interface)
+        first = self.groups.join(address, membership, self.profile)
+        return [JoinGroup(address.path_key, *membership)] if first and address.path_key else []
+
+    def leave(self, address: AddressObject, group: str, interface: str) -> list[Effect]:
+        """End one join of a group (O8). Raises Refused."""
+        membership = self._membership(address, group, interface)
+        return self._left(address, [membership] if self.groups.leave(address, membership) else [])
+
+    def _membership(self, address: AddressObject, group: str, interface: str) -> Membership:
+        facts = multicast_group_untrusted(group, address.version)
+        return Membership(facts.text, self._interface(address, interface, "O7"))
+
+    def _interface(self, address: AddressObject, interface: str, rule: str) -> str:
+        own = self.own_interface(interface, address.version)
+        if own is None:
+            text = f"{interface} is no interface of this machine on {self.network}: name one of its own addresses there"
+            raise Refused(NtStatus.INVALID_ADDRESS, text, rule=rule)
+        return own
+
+    def _left(self, address: AddressObject, last: list[Membership]) -> list[Effect]:
+        return [LeaveGroup(address.path_key, *membership) for membership in last if address.path_key]
+
+    def set_options(self, address: AddressObject, options: SendOptions) -> None:
+        """From now on its datagrams leave so. Refused, with nothing changed, for an interface it has not."""
+        if options.multicast_interface is not None:
+            own = self._interface(address, options.multicast_interface, "O7")
+            options = replace(options, multicast_interface=own)
+        address.options = options
 
     # Receiving.
 
@@ -221,13 +269,14 @@ class Device(ABC):
         Counted and gone when there is none (R5).
         """
         broadcast = self.is_broadcast(facts.text)
-        takers = []
-        if not facts.is_multicast:
+        if facts.is_multicast:
+            takers = self.table.members(facts.text, port)
+        else:
             takers = self.table.matching(facts.text, facts.version, port, broadcast=broadcast)
         if not takers:
             self.statistics.dropped += 1
             return []
         self.statistics.received += 1
         self.statistics.received_bytes += len(data)
-        flags = ReceiveFlags.ENTIRE_MESSAGE | (ReceiveFlags.BROADCAST if broadcast else ReceiveFlags.NONE)
+        flags = _MULTICAST if facts.is_multicast else _BROADCAST if broadcast else ReceiveFlags.ENTIRE_MESSAGE
         return [Deliver(self.machine, taker.handle, taker.owner, source, data, flags) for taker in takers]

@@ -52,6 +52,37 @@ class Transmit(NamedTuple):
     key: int
 
 
+class JoinGroup(NamedTuple):
+    """The socket joins a multicast group on the interface that has the address ``interface``.
+
+    What arrives for the group comes in with its address as destination, and for no group that was not joined.
+    """
+
+    key: int
+    group: str
+    interface: str
+
+
+class LeaveGroup(NamedTuple):
+    """The socket leaves a group it has joined, or tried to join."""
+
+    key: int
+    group: str
+    interface: str
+
+
+class SendOutside(NamedTuple):
+    """A segment's gateway has a datagram for a program outside.
+
+    It leaves from the host address of that entry, if its socket takes it now; else it is dropped and counted.
+    """
+
+    segment: str
+    number: int
+    destination: SocketAddress
+    data: bytes
+
+
 class Deliver(NamedTuple):
     """A datagram for one address object, perhaps another machine's. The whole payload, headers stripped (rule R4)."""
 
@@ -72,4 +103,6 @@ class CleanupComplete(NamedTuple):
     handle: int
 
 
-Effect: TypeAlias = Complete | BindSocket | CloseSocket | Transmit | Deliver | CleanupComplete
+Effect: TypeAlias = (
+    Complete | BindSocket | CloseSocket | Transmit | JoinGroup | LeaveGroup | SendOutside | Deliver | CleanupComplete
+)

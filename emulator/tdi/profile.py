@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 from emulator.choice import choice
 from emulator.status import Misuse, NtStatus
@@ -18,6 +19,8 @@ UDP_MAX_DATAGRAM_BYTES = 65_507
 
 IP_AND_UDP_HEADER_BYTES = 28
 """What a segment takes from its MTU before data, so that its limit is the one Ethernet users know: 1,472 of 1,500."""
+
+SMALLEST_MTU_BYTES, LARGEST_MTU_BYTES = IP_AND_UDP_HEADER_BYTES + 1, 65_535
 
 MAXIMUM_LENGTH = 0xFFFFFFFF
 """Lengths in requests are unsigned 32-bit numbers."""
@@ -73,6 +76,11 @@ class ProviderProfile:
         "the first and last port chosen for port 0; the real UDP device has the host's instead",
         "another range",
     )
+    counts_joins: bool = choice(
+        True, "O7", "a group joined twice has to be left twice", "the second join is ADDRESS_ALREADY_EXISTS"
+    )
+    # Twenty is what many systems allow a socket by default.
+    max_groups: int = choice(20, "O7", "groups one address object can be in")
     too_long_status: NtStatus = choice(
         NtStatus.INVALID_PARAMETER,
         "S8",
@@ -153,6 +161,17 @@ class SegmentProfile:
     duplicate: float = 0.0
     """Probability, 0 to 1, that one receiving machine gets it twice."""
     delay_seconds: float = 0.0
+    jitter_seconds: float = 0.0
+    """How much less or more the delay is, each time anew; the order of datagrams stays."""
+    reorder: float = 0.0
+    """Probability, 0 to 1, that one is held back for ``reorder_seconds``, so that those behind it pass it."""
+    reorder_seconds: float = 0.01
+    rate_bytes_per_second: float = 0.0
+    """What the shared line carries, IP and UDP headers included; 0 is no limit."""
+    rate_backlog_seconds: float = 1.0
+    """How far behind the line may be; what comes then is dropped, as by a full queue before a slow link."""
+    partition: tuple[frozenset[str], ...] = ()
+    """Names of machines that hear only those they stand with; machines in no group stand together."""
     max_datagrams_in_flight: int = 4_096
     """Delayed datagrams on the way at once; the newest is dropped beyond that, which a medium may do (S24)."""
     max_bytes_in_flight: int = 16 << 20
@@ -161,8 +180,37 @@ class SegmentProfile:
     provider_base: ProviderProfile = field(default=SEGMENT_PROVIDER)
 
     def __post_init__(self) -> None:
-        if not (0.0 <= self.loss <= 1.0 and 0.0 <= self.duplicate <= 1.0 and self.delay_seconds >= 0.0):
-            raise Misuse("loss and duplicate are probabilities from 0 to 1, and a delay is not negative")
+        for name in ("loss", "duplicate", "reorder"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise Misuse(f"{name} is a probability, from 0 to 1, not {getattr(self, name)}")
+        for name in ("delay_seconds", "jitter_seconds", "reorder_seconds", "rate_bytes_per_second"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise Misuse(f"{name} is a number, 0 or more, not {getattr(self, name)}")
+        if not SMALLEST_MTU_BYTES <= self.mtu_bytes <= LARGEST_MTU_BYTES:
+            raise Misuse(f"an MTU is {SMALLEST_MTU_BYTES} to {LARGEST_MTU_BYTES} bytes, not {self.mtu_bytes}")
+        names = [name for group in self.partition for name in group]
+        if len(names) != len(set(names)):
+            raise Misuse("a machine stands on one side of a partition only")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every datagram arrives, once and at once."""
+        fates = self.loss, self.duplicate, self.delay_seconds, self.jitter_seconds, self.reorder
+        return not (any(fates) or self.rate_bytes_per_second or self.partition)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain values, under the names the configuration has."""
+        return {
+            "latency_seconds": self.delay_seconds,
+            "jitter_seconds": self.jitter_seconds,
+            "loss": self.loss,
+            "duplication": self.duplicate,
+            "reordering": self.reorder,
+            "reordering_seconds": self.reorder_seconds,
+            "rate_bytes_per_second": self.rate_bytes_per_second,
+            "maximum_datagram_bytes": self.mtu_bytes - IP_AND_UDP_HEADER_BYTES,
+            "partition": [sorted(group) for group in self.partition],
+        }
 
     @property
     def provider(self) -> ProviderProfile:

@@ -1,46 +1,56 @@
-"""A virtual datagram network that several machines share: one broadcast domain, one MTU, nothing outside.
+"""A virtual datagram network that several machines share: one broadcast domain, one MTU, and perhaps a way out.
 
 Each machine has one ``SegmentPort``: its attachment, with its own IP address, and at the same time the device its
 address objects live on. A send leaves its queue as soon as the segment is not stalled, completes with success (the
 medium took it, S23), and is delivered to every attached machine it is addressed to, the sender's own included (S25).
 
-    send ─▶ the object's queue ─▶ (stalled: waits) ─▶ the medium ─▶ loss, duplication ─▶ now, or in flight until poll
+    send ─▶ the object's queue ─▶ (stalled: waits) ─▶ the medium ─▶ now, or in flight until poll ─▶ each receiver
 
-With a delay, who gets a datagram is decided when it arrives: an object closed in the meantime gets nothing.
+With a delay, who gets a datagram is decided when it arrives: an object closed in the meantime gets nothing. What the
+medium does to datagrams is in ``medium``, the way out in ``gateway``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import asdict
 from heapq import heappop, heappush
 from ipaddress import IPv4Network, ip_address, ip_network
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from emulator.status import Misuse, NtStatus, Refused
-from emulator.tdi.address import AddressObject
-from emulator.tdi.constants import ShareAccess
-from emulator.tdi.device import Device
 from emulator.tdi.effects import Effect
+from emulator.tdi.gateway import Gateway
+from emulator.tdi.groups import DEFAULT_OPTIONS, SendOptions
+from emulator.tdi.medium import Chance, Luck, Medium
 from emulator.tdi.profile import SegmentProfile
-from emulator.tdi.queues import SendPath
-from emulator.tdi.structures import HostFacts, SocketAddress, host_facts_untrusted
+from emulator.tdi.segment_port import LIMITED_BROADCAST, SegmentPort
+from emulator.tdi.structures import SocketAddress, host_facts_untrusted
 
-LIMITED_BROADCAST = "255.255.255.255"
+__all__ = ["LIMITED_BROADCAST", "Chance", "Segment", "SegmentPort"]
 
 
-class Chance(Protocol):
-    """Where a segment's luck comes from: ``random.Random(seed)`` will do."""
+def _luck(chance: Chance | Luck) -> Luck:
+    return chance if isinstance(chance, Luck) else Luck(chance, chance, chance, chance)
 
-    def random(self) -> float:
-        """A number from 0 to 1, 1 excluded."""
+
+class Party(Protocol):
+    """Who takes part in a segment: a machine's port, or the gateway. ``machine`` is what a partition calls it."""
+
+    @property
+    def machine(self) -> str:
+        """Its name."""
+
+    def arrived(self, source: SocketAddress, destination: SocketAddress, data: bytes, now: float) -> list[Effect]:
+        """The medium brought a datagram."""
 
 
 class _InFlight(NamedTuple):
-    """A delayed datagram on its way to one machine; ordered by when it is due, then by when it was sent."""
+    """A delayed datagram on its way to one receiver; ordered by when it is due, then by when it was sent."""
 
     due: float
     serial: int
-    port: SegmentPort
+    party: Party
     source: SocketAddress
     destination: SocketAddress
     data: bytes
@@ -49,11 +59,13 @@ class _InFlight(NamedTuple):
 class Segment:
     """One virtual network. ``network`` is its address range, in the form 10.77.0.0/16."""
 
-    def __init__(self, name: str, profile: SegmentProfile, chance: Chance, network: str = "10.77.0.0/16") -> None:
+    def __init__(
+        self, name: str, profile: SegmentProfile, chance: Chance | Luck, network: str = "10.77.0.0/16"
+    ) -> None:
         self.name = name
-        self.profile = profile
         self.network = ip_network(network)
-        self._chance = chance
+        self.medium = Medium(profile, _luck(chance))
+        self.gateway: Gateway | None = None
         self._ports: dict[str, SegmentPort] = {}
         self._last_node = 0
         self._last_number = 0
@@ -61,12 +73,21 @@ class Segment:
         self._in_flight: list[_InFlight] = []
         self._bytes_in_flight = 0
         self._stalled = False
-        self.dropped = 0
-        """Deliveries the medium lost: by chance, or for want of room in flight."""
         self._broadcasts = {LIMITED_BROADCAST}
         if isinstance(self.network, IPv4Network):
             self._broadcasts.add(str(self.network.broadcast_address))
         self._not_hosts = self._broadcasts | {str(self.network.network_address)}
+
+    @property
+    def profile(self) -> SegmentProfile:
+        """How it behaves now."""
+        return self.medium.profile
+
+    @property
+    def dropped(self) -> int:
+        """Deliveries the medium lost: by chance, by a partition, or for want of room."""
+        counts = self.medium.counts
+        return counts.lost + counts.cut + counts.overflowed
 
     # Machines.
 
@@ -103,12 +124,31 @@ class Segment:
         if len(port.queues):
             raise Misuse(f"machine {port.machine} still has sends waiting on segment {self.name}")
         self._ports.pop(port.host, None)
+        self.medium.forget(port)
 
     def is_broadcast(self, host: str) -> bool:
         """Whether everyone gets what is sent to this address."""
         return host in self._broadcasts
 
+    def is_inside(self, host: str) -> bool:
+        """Whether an address is in the segment's range, or stands for everyone on it."""
+        return host in self._broadcasts or host in self._ports or ip_address(host) in self.network
+
     # Time and trouble.
+
+    def change(self, profile: SegmentProfile) -> None:
+        """From now on behave so; what is in flight arrives as it would have. A new MTU holds from the next send on."""
+        self.medium.obey(profile)
+        for port in self._ports.values():
+            port.profile = profile.provider
+
+    def reseed(self, chance: Chance | Luck) -> None:
+        """Begin again with new luck."""
+        self.medium.luck = _luck(chance)
+
+    def is_cut(self, one: str, other: str) -> bool:
+        """Whether a partition stands between two machines."""
+        return self.medium.is_cut(one, other)
 
     @property
     def stalled(self) -> bool:
@@ -130,148 +170,84 @@ class Segment:
         while self._in_flight and self._in_flight[0].due <= now:
             arrival = heappop(self._in_flight)
             self._bytes_in_flight -= len(arrival.data)
-            if self._ports.get(arrival.port.host) is arrival.port:
-                effects += arrival.port.arrived(arrival.source, arrival.destination, arrival.data, now)
+            party = arrival.party
+            if party is self.gateway or (isinstance(party, SegmentPort) and self._ports.get(party.host) is party):
+                effects += party.arrived(arrival.source, arrival.destination, arrival.data, now)
         return effects
 
     def next_deadline(self) -> float | None:
-        """When the next delayed datagram is due."""
+        """When the next delayed datagram is due; None while there is none."""
         return self._in_flight[0].due if self._in_flight else None
 
     # The medium.
 
-    def carry(self, source: SocketAddress, destination: SocketAddress, data: bytes, now: float) -> list[Effect]:
-        """Take one datagram from a port and bring it to whom it is addressed (S23 to S25)."""
+    def carry(
+        self,
+        source: SocketAddress,
+        destination: SocketAddress,
+        data: bytes,
+        now: float,
+        sender: Party | None = None,
+        options: SendOptions = DEFAULT_OPTIONS,
+    ) -> list[Effect]:
+        """Take one datagram and bring it to whom it is addressed (S23 to S25)."""
+        medium = self.medium
+        medium.counts.sent += 1
+        receivers = self._addressed(destination, sender, options)
+        if medium.is_plain and not self._in_flight:
+            return [each for party in receivers for each in party.arrived(source, destination, data, now)]
+        departure = medium.departure(len(data), now)
+        if departure is None:
+            medium.counts.overflowed += 1
+            return []
         effects: list[Effect] = []
-        for port in self._addressed(destination.host):
-            for _ in range(self._copies()):
-                if self.profile.delay_seconds > 0:
-                    self._delay(port, source, destination, data, now)
+        for party in receivers:
+            if sender is not None and medium.is_cut(sender.machine, party.machine):
+                medium.counts.cut += 1
+                continue
+            for due in medium.arrivals(party, departure):
+                if due > now:
+                    self._delay(due, party, source, destination, data)
                 else:
-                    effects += port.arrived(source, destination, data, now)
+                    effects += party.arrived(source, destination, data, now)
         return effects
 
-    def _addressed(self, host: str) -> Iterator[SegmentPort]:
-        if host in self._broadcasts or host_facts_untrusted(host).is_multicast:
-            yield from list(self._ports.values())
-        elif host in self._ports:
-            yield self._ports[host]
+    def _addressed(self, destination: SocketAddress, sender: Party | None, options: SendOptions) -> Iterable[Party]:
+        host = destination.host
+        if host in self._broadcasts:
+            return list(self._ports.values())
+        if self.gateway is not None and self.gateway.plays(destination):
+            return [self.gateway]
+        if (port := self._ports.get(host)) is not None:
+            return [port]
+        if host_facts_untrusted(host).is_multicast:
+            return [
+                port
+                for port in self._ports.values()
+                if (options.multicast_loop if port is sender else options.multicast_ttl > 0)
+            ]
+        return [] if self.gateway is None or ip_address(host) in self.network else [self.gateway]
 
-    def _copies(self) -> int:
-        """How often one machine gets one datagram.
-
-        The chance is asked only where there is one, for reproducible runs.
-        """
-        profile = self.profile
-        if profile.loss and self._chance.random() < profile.loss:
-            self.dropped += 1
-            return 0
-        return 2 if profile.duplicate and self._chance.random() < profile.duplicate else 1
-
-    def _delay(
-        self, port: SegmentPort, source: SocketAddress, destination: SocketAddress, data: bytes, now: float
-    ) -> None:
-        profile = self.profile
+    def _delay(self, due: float, party: Party, source: SocketAddress, destination: SocketAddress, data: bytes) -> None:
+        profile = self.medium.profile
         full = len(self._in_flight) >= profile.max_datagrams_in_flight
         if full or self._bytes_in_flight + len(data) > profile.max_bytes_in_flight:
-            self.dropped += 1
+            self.medium.counts.overflowed += 1
             return
         self._last_serial += 1
         self._bytes_in_flight += len(data)
-        heappush(
-            self._in_flight, _InFlight(now + profile.delay_seconds, self._last_serial, port, source, destination, data)
-        )
+        heappush(self._in_flight, _InFlight(due, self._last_serial, party, source, destination, data))
 
-
-class SegmentPort(Device):
-    """One machine on one segment. Made by ``Segment.attach``."""
-
-    def __init__(self, segment: Segment, machine: str, host: str, node: int) -> None:
-        super().__init__(machine, segment.name, segment.profile.provider, segment.profile.start_filetime)
-        self.segment = segment
-        self.host = host
-        self._node = node
-        self._shared_path = SendPath(0)
-        self._version = segment.network.version
-        self._last_port = self.profile.dynamic_ports[1]
-
-    # Opening and closing.
-
-    def open(
-        self, handle: int, owner: object, local: SocketAddress, share: ShareAccess
-    ) -> tuple[AddressObject, tuple[Effect, ...]]:
-        """Open at once: the machine's own address here, the wildcard, or the broadcast address."""
-        facts = host_facts_untrusted(local.host)
-        own = facts.is_wildcard or facts.text == self.host or self.is_broadcast(facts.text)
-        _, broadcast = self.check_open(local, share, allowed=own and facts.version == self._version)
-        bound = SocketAddress(facts.text, local.port or self._free_port())
-        address = AddressObject(handle, owner, self.network, bound, shared=share.is_shared, is_broadcast=broadcast)
-        self.table.add(address)
-        return address, ()
-
-    def _free_port(self) -> int:
-        """The next dynamic port nobody here has, in turn, so that a port just closed is not reused at once (CR7)."""
-        low, high = self.profile.dynamic_ports
-        for _ in range(high - low + 1):
-            self._last_port = low if self._last_port >= high else self._last_port + 1
-            if not self.table.has_port(self._last_port):
-                return self._last_port
-        raise Refused(
-            NtStatus.TOO_MANY_ADDRESSES,
-            f"all dynamic ports, {low} to {high}, are open: close one or name a port",
-            rule="CR8",
-        )
-
-    def release(self, address: AddressObject) -> list[Effect]:
-        """Nothing outside has to be told."""
-        self.table.remove(address)
-        return []
-
-    # Sending and receiving.
-
-    def _path(self, address: AddressObject) -> SendPath:
-        return self._shared_path
-
-    def _kick(self, path: SendPath, now: float) -> list[Effect]:
-        return self.drain(now)
-
-    def _check_route(self, facts: HostFacts) -> None:
-        on_link = facts.is_multicast or self.is_broadcast(facts.text) or ip_address(facts.text) in self.segment.network
-        if not on_link:
-            text = f"{facts.text} is outside segment {self.segment.name} ({self.segment.network}), which has no gateway"
-            raise Refused(self.profile.unreachable_status, text, rule="S22")
-
-    def drain(self, now: float) -> list[Effect]:
-        """Hand everything queued to the medium, unless it is stalled."""
-        effects: list[Effect] = []
-        while not self.segment.stalled:
-            head = self.queues.head(self._shared_path)
-            if head is None:
-                break
-            send, completion = self.sent(self._shared_path, head.token, NtStatus.SUCCESS)
-            source = SocketAddress(self.host, send.address.local.port)
-            effects += completion
-            effects += self.segment.carry(source, send.destination, send.data, now)
-        return effects
-
-    def arrived(self, source: SocketAddress, destination: SocketAddress, data: bytes, now: float) -> list[Effect]:
-        """The medium brought a datagram."""
-        return self.deliveries(source, host_facts_untrusted(destination.host), destination.port, data, now)
-
-    # What queries report.
-
-    def is_broadcast(self, host: str) -> bool:
-        """The segment's broadcast address or the limited one."""
-        return self.segment.is_broadcast(host)
-
-    def network_address(self) -> SocketAddress:
-        """This machine's address on the segment."""
-        return SocketAddress(self.host, 0)
-
-    def broadcast_address(self) -> SocketAddress:
-        """The limited broadcast."""
-        return SocketAddress(LIMITED_BROADCAST, 0)
-
-    def data_link_address(self) -> bytes:
-        """A locally administered address that ends in the node's number."""
-        return bytes((2, 0)) + self._node.to_bytes(4, "big")
+    def describe(self) -> dict[str, Any]:
+        """What it is like now and what has become of datagrams, as plain values."""
+        profile = self.medium.profile
+        return {
+            "segment": self.name,
+            "subnet": str(self.network),
+            "machines": {port.machine: host for host, port in self._ports.items()},
+            "stalled": self._stalled,
+            "in_flight": len(self._in_flight),
+            **profile.describe(),
+            **asdict(self.medium.counts),
+            "gateway": self.gateway.describe() if self.gateway is not None else None,
+        }

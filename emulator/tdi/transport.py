@@ -22,6 +22,7 @@ from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
 from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
 from emulator.tdi.device import Device
 from emulator.tdi.effects import CleanupComplete, Effect
+from emulator.tdi.groups import SendOptions
 from emulator.tdi.irp import Irp, IrpState
 from emulator.tdi.profile import Profile
 from emulator.tdi.query import QueryResult, answer
@@ -211,6 +212,38 @@ class Transport:
         if irp.state is not IrpState.PENDING:
             return []
         return [effect for device in self._devices.values() for effect in device.cancel(irp)]
+
+    # Groups and options.
+
+    def join(self, handle: int, group: str, interface: str = "0.0.0.0") -> list[Effect]:
+        """Make an address object a member of a multicast group on one interface; raises Refused (O7).
+
+        ``interface`` is the machine's own address on it, or the wildcard of either family for the first. What a
+        JoinGroup among the effects cannot get from the host is taken back with ``leave``.
+        """
+        address = self._address(handle)
+        return self._devices[address.network].join(address, group, interface)
+
+    def leave(self, handle: int, group: str, interface: str = "0.0.0.0") -> list[Effect]:
+        """End one join (O8); raises Refused. All that are left end with the cleanup."""
+        address = self._address(handle)
+        return self._devices[address.network].leave(address, group, interface)
+
+    def options(self, handle: int) -> SendOptions:
+        """How an address object's datagrams leave."""
+        return self._address(handle).options
+
+    def set_options(self, handle: int, options: SendOptions) -> None:
+        """From the next datagram it sends on; raises Refused. Change one with ``dataclasses.replace``."""
+        address = self._address(handle)
+        self._devices[address.network].set_options(address, options)
+
+    def _address(self, handle: int) -> AddressObject:
+        file = self._file(handle)
+        if not isinstance(file, AddressObject) or file.closing:
+            text = f"handle {handle} is no open address object, so it has no groups and no options"
+            raise Refused(NtStatus.INVALID_PARAMETER, text, rule="O3")
+        return file
 
     def query(self, handle: int, query_type: int, buffer_bytes: int | None) -> QueryResult:
         """Answer a TDI_QUERY_INFORMATION into a buffer of that many bytes (None: no buffer).

@@ -146,7 +146,7 @@ class UdpDevice(Device):
     def _kick(self, path: SendPath, now: float) -> list[Effect]:
         return [Transmit(path.key)]
 
-    def _check_route(self, facts: HostFacts) -> None:
+    def _check_route(self, address: AddressObject, facts: HostFacts) -> None:
         if not self._reaches(facts.text):
             allowed = ", ".join(str(network) for network in self._networks) or "none"
             text = f"{facts.text} is not in a network this machine may reach ({allowed})"
@@ -182,6 +182,14 @@ class UdpDevice(Device):
     def is_broadcast(self, host: str) -> bool:
         """The limited broadcast and the loopback's; those of real interfaces are not known here."""
         return host in BROADCAST_HOSTS
+
+    def own_interface(self, host: str, version: int) -> str | None:
+        """One of the addresses this machine may bind; the wildcard is the first of the family."""
+        facts = host_facts_untrusted(host)
+        for own in self._locals:
+            if own.version == version and (facts.is_wildcard or facts.text == own.text):
+                return own.text
+        return None
 
     def network_address(self) -> SocketAddress:
         """The first of the addresses this machine may bind."""

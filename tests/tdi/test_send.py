@@ -859,7 +859,7 @@ def test_what_is_in_flight_is_bounded_and_the_newest_dropped() -> None:
 def test_equal_seeds_give_equal_luck() -> None:
     def heard(seed: int) -> list[bytes]:
         bench = Bench("lan", segment=SegmentProfile(loss=0.5))
-        bench.segment._chance = random.Random(seed)
+        bench.segment.reseed(random.Random(seed))
         handle = bench.open()
         for number in range(64):
             bench.send(handle, bytes([number]))

@@ -1,0 +1,116 @@
+"""What a segment does to datagrams on their way: delay, chance, a limited rate, a cut. Pure: time and luck come in.
+
+For each receiver of a datagram, in this order: is it cut off, is the datagram lost, does it come twice, and when does
+each copy arrive. Luck is asked only where there is something to decide, and each impairment has its own, so that
+switching one on leaves the decisions of the others as they were.
+
+The line is shared: with a rate, a datagram leaves when those before it have left, whoever sent them. On the way to
+one receiver datagrams keep their order, whatever the jitter; only reordering lets others pass the one it holds back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from emulator.tdi.profile import IP_AND_UDP_HEADER_BYTES, SegmentProfile
+
+
+class Chance(Protocol):
+    """Where luck comes from: ``random.Random(seed)`` will do."""
+
+    def random(self) -> float:
+        """A number from 0 to 1, 1 excluded."""
+
+
+class Luck(NamedTuple):
+    """A chance for each impairment."""
+
+    loss: Chance
+    duplication: Chance
+    jitter: Chance
+    reordering: Chance
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has become of datagrams. All but ``sent`` count receivers: a broadcast to five machines can lose five."""
+
+    sent: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    reordered: int = 0
+    cut: int = 0
+    """Kept from a machine on the other side of a partition."""
+    overflowed: int = 0
+    """Dropped for want of room: in flight, or before a line whose rate is too low."""
+
+
+class Medium:
+    """One segment's impairments and what they remember. ``profile`` may be replaced at any time with ``obey``."""
+
+    def __init__(self, profile: SegmentProfile, luck: Luck) -> None:
+        self.luck = luck
+        self.counts = Counts()
+        self._line_free_at = 0.0
+        self._latest: dict[object, float] = {}
+        self.obey(profile)
+
+    def obey(self, profile: SegmentProfile) -> None:
+        """From now on be so. What is on its way already arrives as it would have."""
+        self.profile = profile
+        self.is_plain = profile.is_plain
+        self._sides = {name: side for side, names in enumerate(profile.partition) for name in names}
+
+    def forget(self, receiver: object) -> None:
+        """A receiver has gone."""
+        self._latest.pop(receiver, None)
+
+    def is_cut(self, one: str, other: str) -> bool:
+        """Whether a partition stands between two machines; those it does not name are together on a side of their own.
+
+        Both names may be GATEWAY, for the way out.
+        """
+        return bool(self._sides) and self._sides.get(one, -1) != self._sides.get(other, -1)
+
+    def departure(self, byte_count: int, now: float) -> float | None:
+        """When a datagram has left on the shared line; None when the line is too far behind to take it."""
+        rate = self.profile.rate_bytes_per_second
+        if not rate:
+            return now
+        begins = max(now, self._line_free_at)
+        if begins - now > self.profile.rate_backlog_seconds:
+            return None
+        self._line_free_at = begins + (byte_count + IP_AND_UDP_HEADER_BYTES) / rate
+        return self._line_free_at
+
+    def arrivals(self, receiver: object, departure: float) -> list[float]:
+        """When one receiver gets a datagram: once, twice, or not at all."""
+        profile = self.profile
+        if profile.loss and self.luck.loss.random() < profile.loss:
+            self.counts.lost += 1
+            return []
+        copies = 1
+        if profile.duplicate and self.luck.duplication.random() < profile.duplicate:
+            self.counts.duplicated += 1
+            copies = 2
+        return [self._arrival(receiver, departure) for _ in range(copies)]
+
+    def _arrival(self, receiver: object, departure: float) -> float:
+        profile = self.profile
+        due = departure + profile.delay_seconds
+        if profile.jitter_seconds:
+            swing = (2.0 * self.luck.jitter.random() - 1.0) * profile.jitter_seconds
+            due = max(departure, due + swing)
+        latest = self._latest.get(receiver)
+        if latest is not None:
+            if latest > departure:
+                due = max(due, latest)
+            else:
+                del self._latest[receiver]
+        if profile.reorder and self.luck.reordering.random() < profile.reorder:
+            self.counts.reordered += 1
+            return due + profile.reorder_seconds
+        if due > departure:
+            self._latest[receiver] = due
+        return due
