@@ -4,6 +4,7 @@
 * ``clients.protocol``, ``inbox`` and ``requests`` are the pure conversation both are made of.
 """
 
+from clients.bus import BusGuest, attach_bus
 from clients.connection import Connection, connect
 from clients.inbox import Datagram
 from clients.memory import Buffer, MachineMemory
@@ -17,6 +18,7 @@ from emulator.vmbus.send_rules import SendFlags
 __all__ = [
     "Address",
     "Buffer",
+    "BusGuest",
     "Channel",
     "Completion",
     "Connection",
@@ -30,5 +32,6 @@ __all__ = [
     "QueryType",
     "RequestFailed",
     "SendFlags",
+    "attach_bus",
     "connect",
 ]

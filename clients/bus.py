@@ -10,11 +10,11 @@ import socket
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from clients import bus_calls
 from clients.bus_inbox import Arrivals, BusEvent, BusMessage, BusState
-from clients.protocol import ConnectionLost, RequestFailed
-from emulator.status import NtStatus
+from clients.calls import RequestFailed
 from emulator.vmbus.synic import HvStatus
-from emulator.wire.schema import BUS_ATTACH, BUS_DETACH, BUS_DOORBELL, BUS_MESSAGE_TAKEN, BUS_POST, BUS_SIGNAL
+from emulator.wire.schema import BUS_DOORBELL, BUS_EVENT_FLAGS_PAGE, BUS_POST, BUS_SIGNAL
 
 if TYPE_CHECKING:
     from clients.connection import Connection
@@ -38,7 +38,7 @@ class BusGuest:
         return HvStatus(status)
 
     async def signal(self, connection_id: int, flag: int = 0) -> HvStatus:
-        """Ring the doorbell a channel's offer names. Windows: HvSignalEvent."""
+        """Ring the doorbell a channel's offer names, or below 2.4 the shared one, 2. Windows: HvSignalEvent."""
         (status,) = await self._connection.request(BUS_SIGNAL, self._state.number, connection_id, flag)
         return HvStatus(status)
 
@@ -50,33 +50,31 @@ class BusGuest:
         """
         call = self._connection.protocol.call(BUS_DOORBELL, self._state.number, channel_id)
         await self._connection.finish(call)
-        assert call.descriptor is not None, "a doorbell comes with its answer"
-        bell = socket.socket(fileno=call.descriptor)
-        call.descriptor = None
-        bell.setblocking(False)
-        return bell
+        return bus_calls.doorbell_of(call)
+
+    async def set_event_flags_page(self, address: int | None, vp: int = 0) -> None:
+        """Where in guest memory the host's event flags for a processor stand from now on; None for nowhere.
+
+        The page holds 256 bytes of flags for each SINT. Clear them with ``emulator.vmbus.synic.take_event_flags``,
+        then look at the rings: an event comes when a flag was clear. Hypervisor: the register HV_X64_MSR_SIEFP. Raises
+        RequestFailed on a machine without ``event_flags_page`` in its configuration.
+        """
+        await self._connection.request(BUS_EVENT_FLAGS_PAGE, self._state.number, vp, address)
 
     async def next_event(self) -> BusEvent:
         """Wait for an event flag: a channel without a descriptor was rung. Raises RequestFailed once over."""
         await self._arrival(self._state.events)
-        event: BusEvent = self._state.events.take()
-        return event
+        return bus_calls.take_event(self._state)
 
     async def next_message(self) -> BusMessage:
         """Wait for a message; taking it frees its slot for the next. Raises RequestFailed once over."""
         await self._arrival(self._state.messages)
-        message: BusMessage = self._state.messages.take()
-        if self._state.closed is None:
-            self._connection.protocol.notify(BUS_MESSAGE_TAKEN, self._state.number, message.vp, message.sint)
-            self._connection.flush()
+        message = bus_calls.take_message(self._connection.protocol, self._state)
+        self._connection.flush()
         return message
 
     async def _arrival(self, arrivals: Arrivals) -> None:
-        while not arrivals.items:
-            if self._connection.protocol.lost is not None:
-                raise ConnectionLost(str(self._connection.protocol.lost))
-            if arrivals.closed is not None:
-                raise RequestFailed(*arrivals.closed)
+        while bus_calls.must_wait(self._connection.protocol, arrivals):
             await self._connection.wait_for(arrivals)
 
     def __aiter__(self) -> BusGuest:
@@ -90,9 +88,9 @@ class BusGuest:
 
     async def detach(self) -> None:
         """Leave: the host's ends of all channels close, and the machine is free for other guests."""
-        if self._state.closed is None:
-            self._connection.protocol.drop_bus(self._state, NtStatus.CANCELLED, "the bus guest was detached here")
-            await self._connection.request(BUS_DETACH, self._state.number)
+        call = bus_calls.detach(self._connection.protocol, self._state)
+        if call is not None:
+            await self._connection.finish(call)
 
     async def __aenter__(self) -> BusGuest:
         return self
@@ -104,23 +102,10 @@ class BusGuest:
 
 
 async def attach_bus(connection: Connection, machine: Machine) -> BusGuest:
-    """Become the bus guest of a machine that ``connection`` attached to.
+    """Become the bus guest of a machine that ``connection`` attached to; ``machine.attach_bus()`` is the same.
 
     Raises RequestFailed, naming the holder, while another client has one of its channels open or is its bus guest.
     """
-    number = machine.number
-    protocol = connection.protocol
-
-    def build(_result: tuple[int, ...]) -> BusState:
-        state = BusState(number)
-        protocol.add_bus(state)
-        return state
-
-    def undo(_result: tuple[int, ...]) -> None:
-        if call.built is not None:
-            protocol.drop_bus(call.built, NtStatus.CANCELLED, "attaching was given up")
-        protocol.call(BUS_DETACH, number)
-
-    call = protocol.call(BUS_ATTACH, number, build=build, undo=undo)
+    call = bus_calls.attach(connection.protocol, machine.number)
     (processors,) = await connection.finish(call)
     return BusGuest(connection, call.built, processors)

@@ -19,13 +19,24 @@ from clients.direct import DirectEnd
 from clients.inbox import AddressState, EndState, OfferState
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
+from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_tdi import Address
 from clients.sync_vmbus import Channel, Machine, OfferedChannel, Packet
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
 from emulator.status import PeerViolation
 from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, PING
 
-__all__ = ["Address", "Channel", "Connection", "Machine", "OfferedChannel", "Packet", "connect"]
+__all__ = [
+    "Address",
+    "BusGuest",
+    "Channel",
+    "Connection",
+    "Machine",
+    "OfferedChannel",
+    "Packet",
+    "attach_bus",
+    "connect",
+]
 
 
 class Connection:

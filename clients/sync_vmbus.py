@@ -13,6 +13,7 @@ from clients.direct_calls import DirectPacket
 from clients.inbox import EndState, OfferState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory, pages_of
 from clients.requests import Completion, Identity
+from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_tdi import Address
 from clients.unix import Attached
 from emulator.memory import GpaRange, Mdl
@@ -97,6 +98,10 @@ class Machine:
         )
         self._connection.finish(call)
         return Channel(self._connection, self, *requests.opened_state(call))
+
+    def attach_bus(self) -> BusGuest:
+        """Take the whole guest side of the machine's bus, for a driver stack of one's own. Raises RequestFailed."""
+        return attach_bus(self._connection, self)
 
     def open_address(
         self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from clients import requests
+from clients.bus import BusGuest, attach_bus
 from clients.direct_calls import DirectPacket
 from clients.inbox import EndState, OfferState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory, pages_of
@@ -108,6 +109,10 @@ class Machine:
         )
         await self._connection.finish(call)
         return Channel(self._connection, self, *requests.opened_state(call))
+
+    async def attach_bus(self) -> BusGuest:
+        """Take the whole guest side of the machine's bus, for a driver stack of one's own. Raises RequestFailed."""
+        return await attach_bus(self._connection, self)
 
     # ---- datagrams
 

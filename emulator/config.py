@@ -16,6 +16,7 @@ from emulator.choice import ChoiceError, chosen
 from emulator.memory import PAGE_SIZE
 from emulator.status import Misuse
 from emulator.tdi.profile import ProviderProfile
+from emulator.vmbus import shared_bits
 from emulator.vmbus.message_types import Version
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
 
@@ -41,6 +42,26 @@ class MachineConfig(_Section):
     segments: dict[Name, str] = Field(default_factory=dict)
     # Which of the [profiles] it behaves by; docs/choices.md lists what there is to choose.
     profile: Name | None = None
+    # What a hypervisor would write for a bus guest. All three are off because every doorbell then passes through the
+    # daemon, a direct host's too, and because `bus.event` and a descriptor tell a guest the same without them.
+    # Below version 2.4: set the bits of channels in the guest's interrupt page, look there for the guest's own, and
+    # offer channels as not dedicated, which is what makes a guest set them.
+    interrupt_page: bool = False
+    # Set event flags in the page a guest names for a processor (`bus.event_flags_page`).
+    event_flags_page: bool = False
+    # Give channels monitor ids where the guest has monitor pages; otherwise each offer says 0xFF. Nobody looks into the
+    # pages: such a guest has to ring, too.
+    monitor_ids: bool = False
+
+    @field_validator("interrupt_page", "event_flags_page")
+    @classmethod
+    def _bits_are_safe(cls, value: bool) -> bool:
+        if value and not shared_bits.BITS_ARE_ATOMIC:
+            raise ValueError(
+                "bits that daemon and guest change at once need the compiled ring, which was not built here: plain "
+                "Python could undo what the guest does meanwhile; install again with a C compiler, or leave this false"
+            )
+        return value
 
     @property
     def version(self) -> Version:

@@ -75,3 +75,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_the_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Config().limits.sessions = 5
+
+
+@pytest.mark.parametrize("setting", ["interrupt_page", "event_flags_page"])
+def test_shared_bits_without_the_compiled_ring_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    text = f"[machines.vm1]\n{setting} = true\n[segments.lan]\n"
+    (tmp_path / "good.toml").write_text(text.replace("true", "false"))
+    monkeypatch.setattr("emulator.vmbus.shared_bits.BITS_ARE_ATOMIC", False)
+    (line,) = refusal(tmp_path, text)
+    assert line.startswith(f"machines.vm1.{setting}: bits that daemon and guest change at once need the compiled ring")
+    assert load(tmp_path / "good.toml").machines["vm1"].interrupt_page is False

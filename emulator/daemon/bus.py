@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
 from emulator.daemon.bus_guest_rings import BusGuestRings
 from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.guest_pages import GuestPages
 from emulator.daemon.log import logger
 from emulator.memory import AddressOutsideMemory, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused, describe_status
@@ -44,12 +45,13 @@ from emulator.vmbus.host_effects import (
     SignalDevice,
 )
 from emulator.vmbus.host_view import ChannelView
-from emulator.vmbus.message_types import STATUS_FAILED, STATUS_OK, Version, is_failure
+from emulator.vmbus.message_types import STATUS_FAILED, STATUS_OK, is_failure
 from emulator.vmbus.negotiation import BusConfig
 from emulator.vmbus.offers import OfferParameters, PipeMode
 from emulator.vmbus.synic import HvStatus
 
 if TYPE_CHECKING:
+    from emulator.config import MachineConfig
     from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
 
@@ -60,9 +62,15 @@ MESSAGE_WINDOW = 1
 class MachineBus:
     """The buses of one machine, the wire between them, and what they ask of the machine."""
 
-    def __init__(self, machine: Machine, maximum_version: Version) -> None:
+    def __init__(self, machine: Machine, settings: MachineConfig) -> None:
         self._machine = machine
-        self._host = HostBus(BusConfig(maximum_version=maximum_version, message_window=MESSAGE_WINDOW))
+        self._settings = settings
+        config = BusConfig(
+            maximum_version=settings.version,
+            message_window=MESSAGE_WINDOW,
+            dedicated_below_2_4=not settings.interrupt_page,
+        )
+        self._host = HostBus(config)
         self._guest = GuestBus()
         self._link: BusLink | BusGuest = BusLink(self._host, self._guest)
         self._offers: dict[int, Offer] = {}  # by the host bus's key
@@ -91,7 +99,9 @@ class MachineBus:
     def offer(self, offer: Offer) -> None:
         """Offer a channel; the guest hears of it now, or when it connects. Raises Refused."""
         pipe = PipeMode.MESSAGE if offer.pipe else None
-        offer.key, effects = self._host.add_offer(OfferParameters(offer.interface, offer.instance, pipe=pipe))
+        monitored = self._settings.monitor_ids
+        offered = OfferParameters(offer.interface, offer.instance, pipe=pipe, uses_monitor=monitored)
+        offer.key, effects = self._host.add_offer(offered)
         self._offers[offer.key] = offer
         self._run(effects)
 
@@ -148,7 +158,8 @@ class MachineBus:
             text = f"{waiting.session} waits for channel {waiting.wanted} of {self._machine}; cancel that first"
             raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
         self._start_over("")
-        self._link = BusGuest(session, number, self._host)
+        pages = GuestPages(self._machine.name, self._machine.memory, self._settings)
+        self._link = BusGuest(session, number, self._host, pages)
         self._log.info("bus.guest_attached", session=session.number)
 
     def detach(self, reason: str) -> None:
@@ -219,11 +230,8 @@ class MachineBus:
                 return self._host.device_closed(key)
             case SignalDevice(offer_key=key):
                 self._ring_host(self._offers[key])
-            case ScanInterruptPage():
-                # The page is not read: a doorbell too many does no harm, and one too few would.
-                for offer in self._offers.values():
-                    with suppress(Refused):  # one whose guest has its doorbell rings that
-                        self._ring_host(offer)
+            case ScanInterruptPage(page_gpa=page):
+                return self._scan(page)
             case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
                 return self._host.gpadl_accepted(key, gpadl, self._check_ranges(ranges))
             case GpadlTeardown(offer_key=key, gpadl_id=gpadl):
@@ -278,6 +286,17 @@ class MachineBus:
     def _ring_host(offer: Offer) -> None:
         if isinstance(offer.channel, BusGuestChannel) and offer.channel.is_open:
             offer.channel.guest_end.ring_host()
+
+    def _scan(self, page: int) -> Iterable[Effect]:
+        """The guest rang the doorbell all channels share: which of them did it mean?"""
+        channel_ids = self.bus_guest.pages.take_interrupt_bits(page) if self.bus_guest is not None else None
+        if channel_ids is not None:
+            return [effect for channel_id in channel_ids for effect in self._host.signal_channel(channel_id)]
+        # The page is not read: a doorbell too many does no harm, and one too few would.
+        for offer in self._offers.values():
+            with suppress(Refused):  # one whose guest has its doorbell rings that
+                self._ring_host(offer)
+        return ()
 
     def _check_ranges(self, ranges: tuple[GpaRange, ...]) -> int:
         try:

@@ -16,27 +16,38 @@ from typing import TYPE_CHECKING, Any
 from emulator.daemon.channel_side import ChannelSide, DirectEnd
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
+from emulator.daemon.guest_pages import PROCESSORS, GuestPages
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.bus_link import Effect
 from emulator.vmbus.endpoint import Side
+from emulator.vmbus.faults import BusError, BusFault, Violation
 from emulator.vmbus.host import HostBus
-from emulator.vmbus.host_effects import ModifyPlatform, OpenRequest, SendMessage, SignalGuest, TlConnect
+from emulator.vmbus.host_effects import (
+    ModifyPlatform,
+    OpenRequest,
+    PlatformResult,
+    SendMessage,
+    SetInterruptBit,
+    SignalGuest,
+    TlConnect,
+)
+from emulator.vmbus.message_types import ConnectResult
 from emulator.vmbus.synic import SINT_COUNT
 from emulator.wire.codec import encode_notification
 from emulator.wire.schema import BUS_EVENT, BUS_MESSAGE
 
 if TYPE_CHECKING:
     from emulator.daemon.session import Session
-
-# Message slots that can be in use at once are bounded by it: a guest may name any processor as its target.
-PROCESSORS = 256
+# Below 2.4 it looks to the guest like a version the host does not know; the log says what it was.
+CANNOT_CONNECT = PlatformResult(ConnectResult.UNKNOWN_FAILURE)
 
 
 class BusGuest:
     """A session as the guest side of one machine's bus; ``number`` is the machine's in that session."""
 
-    def __init__(self, session: Session, number: int, host: HostBus) -> None:
+    def __init__(self, session: Session, number: int, host: HostBus, pages: GuestPages) -> None:
         self.session = session
+        self.pages = pages
         self._number = number
         self._host = host
 
@@ -51,8 +62,12 @@ class BusGuest:
                         self.session.put(encode_notification(BUS_MESSAGE, self._number, vp, sint, payload))
                     else:
                         arriving.extend(self._host.message_delivered(vp, sint))
-                case ModifyPlatform():
-                    arriving.extend(self._host.modify_connection_done())
+                case ModifyPlatform(interrupt_page=page):
+                    if problem := self.pages.interrupt_page_problem(page):
+                        rest.append(Violation.of(BusError(BusFault.INVALID_INTERRUPT_PAGE, problem)))
+                        arriving.extend(self._host.modify_connection_done(CANNOT_CONNECT))
+                    else:
+                        arriving.extend(self._host.modify_connection_done())
                 case TlConnect(service_id=service, endpoint_id=endpoint):
                     # Nothing here serves such sockets.
                     arriving.extend(self._host.tl_connect_result(service, endpoint, success=False))
@@ -60,12 +75,28 @@ class BusGuest:
                     rest.append(effect)
         return rest
 
-    def interrupt(self, offer_key: int) -> None:
-        """The host rings a channel of which the guest has no descriptor."""
-        for effect in self._host.signal_guest(offer_key):
-            if isinstance(effect, SignalGuest):
-                event = effect.vp, effect.sint, effect.flag
-                self.session.put(encode_notification(BUS_EVENT, self._number, *event))
+    def interrupt(self, offer_key: int, bell: DaemonDoorbell | None) -> None:
+        """The host rings a channel, whose descriptor the guest may have: then ``bell`` is the other end of that."""
+        if bell is None or self.pages.are_written:
+            for effect in self._host.signal_guest(offer_key):
+                if isinstance(effect, SetInterruptBit):
+                    self.pages.set_interrupt_bit(effect.page_gpa, effect.channel_id)
+                elif isinstance(effect, SignalGuest):
+                    self._signal(effect, is_rung=bell is not None)
+        if bell is not None:
+            bell.ring()
+
+    def _signal(self, signal: SignalGuest, *, is_rung: bool) -> None:
+        event = signal.vp, signal.sint, signal.flag
+        if self.pages.set_event_flag(*event) and not is_rung:
+            self.session.put(encode_notification(BUS_EVENT, self._number, *event))
+
+
+class _Relay:
+    """Who rings it rings a doorbell: what the guest's descriptor does where the daemon stands between two of them."""
+
+    def __init__(self, bell: DaemonDoorbell) -> None:
+        self.ring_doorbell = bell.ring
 
 
 class BusGuestEnd(DirectEnd):
@@ -76,6 +107,7 @@ class BusGuestEnd(DirectEnd):
         self._guest = guest
         self._kept: socket.socket | None = None  # next to a direct host, until the guest asks for it
         self._handed_over = False
+        self._host_bell: DaemonDoorbell | None = None  # a direct host's, where the daemon stands between
 
     def enter(self) -> None:
         """The guest knows it by the bus's channel id; in its session it has no number."""
@@ -88,18 +120,15 @@ class BusGuestEnd(DirectEnd):
 
     def ring_doorbell(self) -> None:
         """The guest is to look at its ring."""
-        if self._handed_over and self.doorbell is not None:
-            self.doorbell.ring()
-        elif not self._handed_over:
-            self._guest.interrupt(self.channel.offer.key)
+        self._guest.interrupt(self.channel.offer.key, self.doorbell if self._handed_over else None)
 
     def ring_host(self) -> None:
         """The guest rings without a descriptor. Raises Refused where only its own descriptor reaches the host."""
         host = self.channel.host
         if isinstance(host, ChannelSide):
             host.ring_doorbell()
-        elif self.doorbell is not None:
-            self.doorbell.ring()
+        elif (bell := self._host_bell or self.doorbell) is not None:
+            bell.ring()
         else:
             text = "the doorbell of this channel was handed over, and its host is direct: ring it there"
             raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
@@ -117,21 +146,24 @@ class BusGuestEnd(DirectEnd):
         return descriptor
 
     def _make_over(self) -> int:
-        if self._kept is not None:
+        if self._kept is not None and not self._guest.pages.are_written:
             descriptor = os.dup(self._kept.fileno())
             if self.doorbell is not None:
                 self.doorbell.close()
             self.doorbell = self._kept = None
             return descriptor
         ours, theirs = doorbell_pair()
+        self._host_bell = self.doorbell
         self.doorbell = DaemonDoorbell(ours)
-        self.machine.start_soon(self.doorbell.listen, self.channel.host)
+        host = self.channel.host if self._host_bell is None else _Relay(self._host_bell)
+        self.machine.start_soon(self.doorbell.listen, host)
         return theirs.detach()
 
     def close(self, status: NtStatus, reason: str, *, quietly: bool) -> None:
         """The host's end is gone; the guest hears that from its doorbell, and the rest from the bus."""
-        if self.doorbell is not None:
-            self.doorbell.close()
+        for bell in (self.doorbell, self._host_bell):
+            if bell is not None:
+                bell.close()
 
 
 class BusGuestChannel(Channel):

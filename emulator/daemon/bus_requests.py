@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.daemon.bus_guest import PROCESSORS
+from emulator.daemon.guest_pages import PROCESSORS
 from emulator.status import NtStatus, Refused
 from emulator.wire.codec import encode_response
 
@@ -59,3 +59,9 @@ class BusRequests:
     def bus_doorbell(self, msgid: int, machine: int, channel_id: int) -> None:
         descriptor = self._find(machine).bus.guest_end(channel_id).hand_over()
         self._session.put_with_descriptor(encode_response(msgid, 1), descriptor, then_close=True)
+
+    def bus_event_flags_page(self, msgid: int, machine: int, vp: int, address: int | None) -> tuple[Any, ...]:
+        guest = self._find(machine).bus.bus_guest
+        assert guest is not None, "this session is the bus guest"
+        guest.pages.set_event_flags_page(vp, address)
+        return ()

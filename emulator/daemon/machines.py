@@ -42,7 +42,7 @@ class Machine:
         self.channels: dict[int, Channel] = {}
         self.datagrams = Datagrams(name, config, settings, segments.ports_of(name, settings), time.time())
         self.datagrams.fault = self.fail
-        self.bus = MachineBus(self, settings.version)
+        self.bus = MachineBus(self, settings)
         self.failure: str | None = None
         self.counters = Counters()
         # Reading the clock twice for each packet is for those who look at the result.

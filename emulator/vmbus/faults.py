@@ -19,6 +19,7 @@ class BusFault(Enum):
 
     MESSAGE_TOO_SMALL = ("2.1", "the message is shorter than its structure")
     MESSAGE_TOO_LARGE = ("1", "a message carries at most 240 bytes")
+    INVALID_INTERRUPT_PAGE = ("1", "the interrupt page is one whole page of the machine's memory")
     INVALID_MESSAGE_TYPE = ("2.1", "this message type is not legal here, by number, version, feature or direction")
     CLIENT_ID_MISSING = ("2.4", "the client id feature is asked for, but the message is too short to hold the id")
     INVALID_TARGET_SINT = ("2.4", "the synthetic interrupt source is not one of 0..15")

@@ -227,7 +227,11 @@ class HostChannels:
         assert link.negotiated is not None
         connection_id = channel_connection_id(channel_id, self._config.vtl)
         monitor_id = channel.monitor_id if link.has_monitor_pages else None
-        self._outbox.send(channel.offer.message(channel_id, connection_id, monitor_id, link.negotiated.features))
+        version, features = link.negotiated
+        dedicated = version >= Version.V2_4 or self._config.dedicated_below_2_4
+        self._outbox.send(
+            channel.offer.message(channel_id, connection_id, monitor_id, features, is_dedicated=dedicated)
+        )
 
     def _ask_open(self, channel: Channel) -> None:
         ticket, channel_id = channel.ticket, channel.channel_id

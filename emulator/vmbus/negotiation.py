@@ -56,6 +56,7 @@ class BusConfig:
     refuse_to_requested_vp: bool = True  # [C] a refused version is answered on the processor the request names
     absolute_offer_order: bool = False  # 2.5: sort offers by order first
     require_primary: bool = True  # [Q] a sub-channel needs its primary offered before it
+    dedicated_below_2_4: bool = True  # [S] 2.3: old guests, too, hear that channels have doorbells of their own
     allow_empty_rings: bool = False  # [C] rings of a control page alone are refused
     max_gpadls: int = 8192  # page lists of all channels: bounds the bookkeeping a guest can cause
     max_gpadl_pages: int = 1 << 18  # pages of all lists, 1 GiB: a page number costs about 40 bytes here

@@ -116,9 +116,15 @@ class OfferParameters:
         return flags
 
     def message(
-        self, channel_id: int, connection_id: int, monitor_id: int | None, features: FeatureFlags
+        self,
+        channel_id: int,
+        connection_id: int,
+        monitor_id: int | None,
+        features: FeatureFlags,
+        *,
+        is_dedicated: bool = True,
     ) -> OfferChannel:
-        """The offer message. ``is_dedicated`` is 1 for every version."""
+        """The offer message. For a channel that is not dedicated a guest's interrupt page tells who was rung."""
         return OfferChannel(
             interface_id=self.interface_id,
             instance_id=self.instance_id,
@@ -130,7 +136,7 @@ class OfferParameters:
             channel_id=channel_id,
             monitor_id=NO_MONITOR_ID if monitor_id is None else monitor_id,
             monitor_allocated=monitor_id is not None,
-            is_dedicated=1,
+            is_dedicated=int(is_dedicated),
             connection_id=connection_id,
         )
 

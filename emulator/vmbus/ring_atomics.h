@@ -3,6 +3,7 @@
 #ifndef VMBUS_RING_ATOMICS_H
 #define VMBUS_RING_ATOMICS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if !defined(__GNUC__)
@@ -46,6 +47,22 @@ static inline void ring_full_fence(void)
 #else
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
+}
+
+/* Bits one side sets while the other clears its neighbours: each change is one step, so that neither loses the other's,
+ * and a full fence, since what the bit tells of was stored before and is loaded behind. Whether the bit was clear. */
+static inline int bits_set(char *bits, size_t bit)
+{
+    uint8_t mask = (uint8_t)(1u << (bit & 7));
+    return !(__atomic_fetch_or((uint8_t *)bits + (bit >> 3), mask, __ATOMIC_SEQ_CST) & mask);
+}
+
+/* 64 aligned bits, cleared by the same step that read them. */
+static inline uint64_t bits_take(char *bits)
+{
+    if (!__atomic_load_n((const ring_unit *)bits, __ATOMIC_ACQUIRE))
+        return 0;
+    return __atomic_exchange_n((ring_unit *)bits, 0, __ATOMIC_SEQ_CST);
 }
 
 #endif

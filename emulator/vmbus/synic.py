@@ -14,6 +14,7 @@ from enum import Enum, IntEnum
 from emulator.memory import PAGE_SIZE
 from emulator.status import Misuse
 from emulator.vmbus.message_types import MAX_PAYLOAD_BYTES
+from emulator.vmbus.shared_bits import set_bit, take_bits
 
 VMBUS_SINT = 2
 REDIRECTED_SINT = 7  # where a channel's interrupts go when its opener redirects them
@@ -114,20 +115,24 @@ def set_event_flag(page: memoryview, sint: int, flag: int) -> bool:
     _check_page(page, sint)
     if not 0 <= flag <= MAX_CHANNELS:
         raise Misuse(f"event flags run from 0 to {MAX_CHANNELS}, not {flag}")
-    index, bit = sint * _SLOT_BYTES + (flag >> 3), 1 << (flag & 7)
-    was_clear = not page[index] & bit
-    page[index] |= bit
-    return was_clear
+    return set_bit(page, sint * _SLOT_BYTES * 8 + flag)
 
 
 def take_event_flags(page: memoryview, sint: int) -> list[int]:
     """The guest's half: every flag that is set for this SINT, now cleared, lowest first."""
     _check_page(page, sint)
-    taken = []
-    for index in range(sint * _SLOT_BYTES, (sint + 1) * _SLOT_BYTES):
-        bits = page[index]
-        if bits:
-            page[index] = 0
-            first = (index - sint * _SLOT_BYTES) << 3
-            taken += [first + bit for bit in range(8) if bits >> bit & 1]
-    return taken
+    return take_bits(page[sint * _SLOT_BYTES : (sint + 1) * _SLOT_BYTES])
+
+
+def set_interrupt_bit(page: memoryview, channel_id: int) -> bool:
+    """The host's half of an interrupt page (versions below 2.4): a channel to look at; True when its bit was clear."""
+    _check_page(page, 0)
+    if not 0 < channel_id <= MAX_CHANNELS:
+        raise Misuse(f"channel ids run from 1 to {MAX_CHANNELS}, not {channel_id}")
+    return set_bit(page[: PAGE_SIZE // 2], channel_id)
+
+
+def take_interrupt_bits(page: memoryview) -> list[int]:
+    """The guest's half of an interrupt page, which it sets its channels' bits in: those channels, now cleared."""
+    _check_page(page, 0)
+    return take_bits(page[PAGE_SIZE // 2 :])

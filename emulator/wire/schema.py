@@ -276,6 +276,11 @@ BUS_DOORBELL = row(57, "bus.doorbell", IN, (
     Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
 ), "From now on this channel is rung, both ways, through a descriptor: any byte says \"look\". It is at its end when "
     "the host has let go of the channel.")
+BUS_EVENT_FLAGS_PAGE = row(58, "bus.event_flags_page", IN, (
+    MACHINE, Field("vp", U32, "virtual processor"),
+    Field("address", Maybe(U64), "guest physical address of a page of 256 bytes of flags for each SINT; nil for none"),
+), (), "The register SIEFP of a processor: from now on the host's event flags stand there, and an event or a doorbell "
+    "comes when one was clear. For machines with `event_flags_page` in their configuration.")
 # fmt: on
 
 METHODS: tuple[Method, ...] = tuple(

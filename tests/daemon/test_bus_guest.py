@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from emulator.daemon.bus_guest import PROCESSORS
+from emulator.daemon.guest_pages import PROCESSORS
 from emulator.memory import GpaRange
 from emulator.status import NtStatus
 from emulator.vmbus import message_types as m

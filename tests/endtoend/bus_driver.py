@@ -28,6 +28,7 @@ from emulator.vmbus.ring import RingMemory, RingReceiver, RingSender, initialise
 from emulator.vmbus.synic import HvStatus
 
 E = TypeVar("E")
+P = TypeVar("P", bound="Port")
 RING_PAGES = 2
 _lock = threading.Lock()
 
@@ -82,7 +83,11 @@ class Driver:
 
     async def open(self, offer: OfferChannel, *, with_descriptor: bool) -> Port:
         """Lay out rings, open the channel, and get its doorbell."""
-        port = Port(self, offer)
+        return await self.open_as(Port, offer, with_descriptor=with_descriptor)
+
+    async def open_as(self, kind: type[P], offer: OfferChannel, *, with_descriptor: bool) -> P:
+        """The same, for another kind of port."""
+        port = kind(self, offer)
         whole = GpaRange(len(port.pfns) * 4096, 0, port.pfns)
         _, effects = self.guest.open_channel(offer.channel_id, (whole,), RING_PAGES + 1)
         await self.perform(effects)

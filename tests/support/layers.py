@@ -95,8 +95,15 @@ CLIENT_CORE = (
     "clients.bus_inbox",
 )
 BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
-CLIENT_SHARED = ("clients.memory", "clients.requests", "clients.unix", "clients.direct", "clients.direct_calls")
-CLIENT_SYNC = ("clients.sync", "clients.sync_vmbus", "clients.sync_tdi")
+CLIENT_SHARED = (
+    "clients.memory",
+    "clients.requests",
+    "clients.unix",
+    "clients.direct",
+    "clients.direct_calls",
+    "clients.bus_calls",
+)
+CLIENT_SYNC = ("clients.sync", "clients.sync_vmbus", "clients.sync_tdi", "clients.sync_bus")
 BELOW_CLIENTS = (
     *FOUNDATION,
     "emulator.vmbus",
