@@ -178,9 +178,11 @@ class Connection:
             self.flush()
             while end.closed is None:
                 await trio.lowlevel.wait_readable(end.bell)
-                if not end.heard():
-                    return
+                listening = end.heard()
+                end.poll()
                 self.flush()
+                if not listening:
+                    return
 
     async def write(self) -> None:
         """The writer task: goes on when a full socket has drained."""

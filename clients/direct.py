@@ -6,34 +6,22 @@ Semantics are the daemon's own (``ChannelEndpoint``), so a channel behaves the s
 
 from __future__ import annotations
 
-import platform
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from clients.calls import RequestFailed
 from clients.direct_calls import DirectCall, DirectPacket, DirectPost
+from clients.direct_rings import Rings, endpoint_on
 from clients.inbox import OfferState
 from emulator.memory import GuestMemory, Mdl
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import ChannelEndpoint, Completed, Side
+from emulator.vmbus.endpoint import Completed, Progress, Side
 from emulator.vmbus.packets import RingCorruption
 from emulator.vmbus.profile import ChannelProfile
-from emulator.vmbus.ring import (
-    RING_NEEDS_FENCE,
-    Fence,
-    RingMemory,
-    RingReceiver,
-    RingSender,
-    initialise_as_host,
-    no_fence,
-)
-from emulator.wire.runs import unpack_pfns
 
 # Packets kept here until they are taken; behind them the ring is the queue.
 INBOX_PACKETS = 256
@@ -42,35 +30,6 @@ TURN_BYTES = 1024 * 1024
 MOST_RING_PACKETS = 8190 * 4096 // 24
 HEARD_BYTES = 4096
 NOT_WAITING = int(socket.MSG_DONTWAIT) | int(socket.MSG_NOSIGNAL)
-
-_lock = threading.Lock()
-
-
-def _lock_fence() -> None:
-    """Order a store before a later load: a lock's acquire and release is a full barrier on x86-64."""
-    _lock.acquire()
-    _lock.release()
-
-
-def ring_fence() -> Fence:
-    """The fence the rings of this process need. Raises RequestFailed where plain Python has none."""
-    if not RING_NEEDS_FENCE:
-        return no_fence
-    if platform.machine() != "x86_64":
-        text = "direct channels on this architecture need the compiled ring; install a C compiler and install again"
-        raise RequestFailed(NtStatus.NOT_SUPPORTED, text)
-    return _lock_fence
-
-
-class Rings(NamedTuple):
-    """What the daemon says of a direct channel's rings."""
-
-    pfns: bytes
-    downstream: int
-    packet_bytes: int
-    external_bytes: int
-    external_mdls: int
-    descriptors: int
 
 
 class Owner(Protocol):
@@ -110,7 +69,7 @@ class DirectEnd:
         self._touch = owner.touch
         self._held: deque[tuple[Any, Callable[[], None]]] = deque()
         self._more = False
-        self._endpoint = _endpoint(memory, side, Rings(*rings), pipe, profile)
+        self._endpoint = endpoint_on(memory, side, Rings(*rings), pipe, profile)
 
     # ---- doorbells
 
@@ -121,29 +80,50 @@ class DirectEnd:
             return  # full: it has one to hear still; closed: the daemon says so
 
     def heard(self) -> bool:
-        """The doorbell can be read: look at the rings. False when it will never ring again."""
+        """The doorbell can be read: silence it, then look at the rings. False when it will never ring again."""
         try:
-            if not self.bell.recv(HEARD_BYTES, NOT_WAITING):
-                self.poll()
-                return False
+            return bool(self.bell.recv(HEARD_BYTES, NOT_WAITING))
         except BlockingIOError:
-            pass
+            return True
         except OSError:
             return False
-        self.poll()
-        return True
 
-    def poll(self, most: int = INBOX_PACKETS) -> None:
-        """Take in what the rings hold, up to ``most`` packets that nobody has taken yet, and send what waited."""
+    def look(self) -> bool:
+        """Take in what has come, without asking for a doorbell: for a caller that looks again. Whether anything did."""
+        endpoint = self._endpoint
+        if self.closed is not None or self.broken is not None:
+            return False
         try:
-            while self.closed is None and self.broken is None and self._poll_once(most):
-                pass
+            if not (endpoint.has_arrivals() or self._held or endpoint.queued_packets):
+                return False
+            progress = self._take_in(INBOX_PACKETS)
         except RingCorruption as corruption:
             self._break(corruption)
+            return True
+        return bool(progress.packets or progress.completed)
 
-    def _poll_once(self, most: int) -> bool:
-        endpoint = self._endpoint
-        progress = endpoint.receive(max(0, most - len(self.items)), TURN_BYTES)
+    def poll(self, most: int = INBOX_PACKETS) -> bool:
+        """Take in what the rings hold, up to ``most`` packets that nobody has taken yet, and send what waited.
+
+        Afterwards the doorbell rings when more comes. Whether anything did.
+        """
+        came = False
+        try:
+            while self.closed is None and self.broken is None:
+                progress = self._take_in(most)
+                came = came or bool(progress.packets or progress.completed)
+                if progress.more:
+                    if not progress.packets or len(self.items) >= most or progress.quota_blocked:
+                        break
+                elif self._endpoint.go_idle():
+                    break
+        except RingCorruption as corruption:
+            self._break(corruption)
+            return True
+        return came
+
+    def _take_in(self, most: int) -> Progress:
+        progress = self._endpoint.receive(max(0, most - len(self.items)), TURN_BYTES)
         for completed in progress.completed:
             self._completed(completed)
         if progress.packets:
@@ -151,11 +131,10 @@ class DirectEnd:
             self._touch(self if self.offer is None else self.offer)
         if progress.doorbell:
             self._ring()
-        self._send_held()
+        if self._held:
+            self._send_held()
         self._more = progress.more
-        if progress.more:
-            return bool(progress.packets) and len(self.items) < most and not progress.quota_blocked
-        return not endpoint.go_idle()
+        return progress
 
     def _break(self, violation: PeerViolation) -> None:
         """The rings are damaged: nothing more goes through them, and the channel is closed."""
@@ -309,25 +288,3 @@ class DirectEnd:
             # Whoever listens to it hears that, and closes it.
             self.bell.shutdown(socket.SHUT_RDWR)
         self._touch(self)
-
-
-def _endpoint(memory: GuestMemory, side: Side, rings: Rings, pipe: bool, profile: ChannelProfile) -> ChannelEndpoint:
-    """The endpoint over a channel's rings. Raises RingCorruption for rings that somebody has written to."""
-    pfns = unpack_pfns(rings.pfns)
-    to_host = RingMemory.over(memory, pfns[: rings.downstream])
-    to_guest = RingMemory.over(memory, pfns[rings.downstream :])
-    incoming, outgoing = (to_guest, to_host) if side is Side.GUEST else (to_host, to_guest)
-    if side is Side.HOST:
-        initialise_as_host(incoming=incoming, outgoing=outgoing)
-    limits = replace(
-        profile.limits,
-        max_packet_bytes=rings.packet_bytes,
-        max_external_bytes=rings.external_bytes,
-        max_external_chain=rings.external_mdls,
-        outgoing_ring_pages=max(1, outgoing.data_bytes // 4096),
-        incoming_ring_pages=max(1, incoming.data_bytes // 4096),
-    )
-    kmcl = replace(profile.kmcl, hold_unasked_packets=False)
-    fence = ring_fence()
-    receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
-    return ChannelEndpoint(side, receiver, sender, memory, kmcl, limits, pipe)

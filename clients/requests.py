@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from clients.calls import Post
-from clients.direct import DirectEnd, ring_fence
+from clients.direct import DirectEnd
 from clients.direct_calls import DirectCall, DirectPacket, DirectPost
+from clients.direct_rings import ring_fence
 from clients.inbox import AddressState, ChannelState, Datagram, EndState, OfferState, ReceivedPacket
 from clients.memory import MachineMemory, gather
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments

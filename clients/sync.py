@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from clients import requests
+from clients.busy_poll import BUSY_POLL_SECONDS, BusyPoll
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
 from clients.inbox import AddressState, EndState, OfferState
@@ -42,12 +43,13 @@ __all__ = [
 class Connection:
     """One connection. Made by ``connect``."""
 
-    def __init__(self, sock: socket.socket, *, map_memory: bool) -> None:
+    def __init__(self, sock: socket.socket, *, map_memory: bool, busy_poll_seconds: float) -> None:
         self.protocol = ClientProtocol()
         self.map_memory = map_memory
         self._sock = sock
         self._attached: dict[str, Attached] = {}
         self._listening: dict[int, DirectEnd] = {}
+        self._busy_poll = BusyPoll(busy_poll_seconds)
         self._poller = select.poll()
         self._poller.register(sock, select.POLLIN)
 
@@ -114,7 +116,7 @@ class Connection:
         if self.protocol.lost is not None:
             raise self.protocol.lost
         if self._listening:
-            self._wait_for_any()
+            self._busy_poll.wait(self._look, self._sleep)
         else:
             self._receive()
         self.flush()
@@ -137,9 +139,19 @@ class Connection:
             if isinstance(end, DirectEnd):
                 self._listening[end.bell.fileno()] = end
                 self._poller.register(end.bell, select.POLLIN)
-                end.poll()
+                end.look()
 
-    def _wait_for_any(self) -> None:
+    def _look(self) -> bool:
+        """Whether anything came through the rings of direct channels."""
+        came = False
+        for end in self._listening.values():
+            came |= end.look()
+        return came
+
+    def _sleep(self) -> None:
+        """Return when anything came: through a ring, whose doorbell is asked for, or from the daemon."""
+        if any(end.poll() for end in self._listening.values()):
+            return
         timeout = self._sock.gettimeout()
         ready = self._poller.poll(None if timeout is None else timeout * 1000)
         if not ready:
@@ -148,10 +160,13 @@ class Connection:
             end = self._listening.get(descriptor)
             if end is None:
                 self._receive()
-            elif not end.heard():
-                self._poller.unregister(descriptor)
-                del self._listening[descriptor]
-                end.bell.close()
+            else:
+                listening = end.heard()
+                end.look()
+                if not listening:
+                    self._poller.unregister(descriptor)
+                    del self._listening[descriptor]
+                    end.bell.close()
 
     def flush(self) -> None:
         """Send what there is to send."""
@@ -184,14 +199,16 @@ def connect(
     name: str | None = None,
     map_memory: bool = True,
     timeout_seconds: float | None = None,
+    busy_poll_seconds: float = BUSY_POLL_SECONDS,
 ) -> Iterator[Connection]:
     """Attach to the daemon at a socket path, or at the default one.
 
-    ``timeout_seconds`` bounds each wait for the daemon (TimeoutError); None waits for ever. Else like the trio face.
+    ``timeout_seconds`` bounds each wait for the daemon (TimeoutError); None waits for ever. With direct channels a wait
+    looks at their rings for up to ``busy_poll_seconds`` before it sleeps, where that pays. Else like the trio face.
     """
     sock = open_socket(path)
     sock.settimeout(timeout_seconds)
-    connection = Connection(sock, map_memory=map_memory)
+    connection = Connection(sock, map_memory=map_memory, busy_poll_seconds=busy_poll_seconds)
     try:
         connection.finish(requests.hello(connection.protocol, client_name(name)))
         yield connection

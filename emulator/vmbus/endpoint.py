@@ -235,6 +235,15 @@ class ChannelEndpoint:
         deliveries.quota_blocked = more and not deliveries.room()
         return received.signal, more
 
+    def has_arrivals(self) -> bool:
+        """Whether the incoming ring holds anything: a look that takes nothing. Raises RingCorruption."""
+        self._check_usable()
+        try:
+            return self._incoming.used_bytes() > 0
+        except RingCorruption as corruption:
+            self._failure = str(corruption)
+            raise
+
     def go_idle(self) -> bool:
         """Before sleeping: True: asleep is fine, a doorbell will come. False: call ``receive`` again first.
 

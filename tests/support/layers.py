@@ -99,8 +99,10 @@ CLIENT_SHARED = (
     "clients.memory",
     "clients.requests",
     "clients.unix",
+    "clients.busy_poll",
     "clients.direct",
     "clients.direct_calls",
+    "clients.direct_rings",
     "clients.bus_calls",
 )
 CLIENT_SYNC = ("clients.sync", "clients.sync_vmbus", "clients.sync_tdi", "clients.sync_bus")
