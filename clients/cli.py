@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from clients.commands.calling import CommandFailed, Interrupted
+from clients.commands.completion import VARIABLE, completion
 from clients.commands.datagrams import datagram
 from clients.commands.demo import demo
 from clients.commands.look import channels, client_version, log_level, machines, version
@@ -56,7 +57,7 @@ def vmbusctl(ctx: click.Context, socket_path: Path | None) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (machines, channels, version, log_level, send, serve_echo, datagram, demo):
+for command in (machines, channels, version, log_level, send, serve_echo, datagram, demo, completion):
     vmbusctl.add_command(command)
 
 
@@ -75,7 +76,9 @@ def exit_code(arguments: Sequence[str]) -> int:
             code = vmbusctl.main(list(arguments), prog_name="vmbusctl", standalone_mode=False)
         finally:
             sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):
+    except (BrokenPipeError, SystemExit) as ended:
+        if VARIABLE in os.environ and isinstance(ended, SystemExit):
+            return 0  # click has answered a shell that asked for completions
         # click and rich make a SystemExit of a broken pipe, each on its own.
         _abandon_output()
         return EXIT_NO_READER
