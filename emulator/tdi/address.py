@@ -9,7 +9,7 @@ an address object of its own, with its own send queue, and each gets its own cop
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import FileKind
@@ -90,6 +90,10 @@ class AddressObject:
     def is_wildcard(self) -> bool:
         """Whether it takes datagrams for any of the machine's addresses."""
         return self.local.host in ("0.0.0.0", "::")
+
+
+OpenFile: TypeAlias = AddressObject | ControlChannel
+"""Whatever a handle can stand for."""
 
 
 class AddressTable:

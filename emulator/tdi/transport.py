@@ -5,7 +5,7 @@ with a completion of its own (open, query, cleanup, close) answers at once: an o
 others by raising ``Refused``.
 
     open_address ─▶ PENDING + BindSocket ─▶ socket_bound | socket_failed ─▶ final outcome
-    send_datagram ─▶ Complete, or Transmit ─▶ next_transmit / transmitted … ─▶ Complete
+    submit ─▶ Complete, or Transmit ─▶ next_transmit / transmitted … ─▶ Complete
     cleanup ─▶ Complete … CleanupComplete ─▶ close ─▶ CloseSocket
 
 Handles are numbers that are never reused within a machine. A client must only be let at its own: ``owner_of`` tells.
@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from emulator.status import Misuse, NtStatus, Refused
-from emulator.tdi.address import AddressObject, ControlChannel
+from emulator.tdi import dispatch
+from emulator.tdi.address import AddressObject, ControlChannel, OpenFile
 from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
 from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
 from emulator.tdi.device import Device
@@ -173,35 +174,27 @@ class Transport:
         """Whoever opened a handle; Refused for one that is not open."""
         return self._file(handle).owner
 
+    def file(self, handle: int) -> OpenFile:
+        """What a handle stands for; Refused for one that is not open."""
+        return self._file(handle)
+
+    def device_of(self, file: OpenFile) -> Device:
+        """The device a file was opened on."""
+        return self._devices[file.network]
+
     # Requests.
 
-    def send_datagram(self, irp: Irp, now: float) -> list[Effect]:
-        """Submit a TDI_SEND_DATAGRAM. Without a Complete for it among the effects it is pending (P2, S36)."""
-        if irp.state is not IrpState.NEW:
-            raise Misuse(f"a request that is {irp.state.value} cannot be submitted")
-        try:
-            address = self._address_to_send_from(irp)
-        except Refused as refusal:
-            return [irp.refuse(refusal)]
-        return self._devices[address.network].send(address, irp, now)
+    def submit(self, irp: Irp, now: float) -> list[Effect]:
+        """Submit any request, as objects or as a client's bytes. Without a Complete for it it is pending (P2)."""
+        return dispatch.submit(self, irp, now)
 
-    def _address_to_send_from(self, irp: Irp) -> AddressObject:
-        """The first checks of a send: is it still wanted, is it one, and does its file take it (S37, S1, S2, S41)."""
-        if irp.cancelled:
-            raise Refused(NtStatus.CANCELLED, "cancelled before it was submitted", rule="S37")
-        if irp.major != MajorFunction.INTERNAL_DEVICE_CONTROL or irp.minor != MinorFunction.SEND_DATAGRAM:
+    def send_datagram(self, irp: Irp, now: float) -> list[Effect]:
+        """Submit a TDI_SEND_DATAGRAM and nothing else (S1, S36)."""
+        known = irp.major == MajorFunction.INTERNAL_DEVICE_CONTROL and irp.minor == MinorFunction.SEND_DATAGRAM
+        if irp.state is IrpState.NEW and not irp.cancelled and not known:
             text = f"major 0x{irp.major:02X} minor 0x{irp.minor:02X} is not a datagram send: that is 0x0F, 0x09"
-            raise Refused(NtStatus.INVALID_DEVICE_REQUEST, text, rule="S1")
-        file = self._file(irp.handle)
-        profile = self._devices[file.network].profile
-        if not isinstance(file, AddressObject):
-            text = f"handle {irp.handle} is a {file.kind.name.lower()} file: datagrams are sent from an address object"
-            raise Refused(profile.wrong_file_status, text, rule="S2")
-        if file.closing:
-            raise Refused(
-                profile.after_cleanup_status, f"{file.local} has been cleaned up and sends no more", rule="S41"
-            )
-        return file
+            return [irp.refuse(Refused(NtStatus.INVALID_DEVICE_REQUEST, text, rule="S1"))]
+        return dispatch.submit(self, irp, now)
 
     def cancel(self, irp: Irp) -> list[Effect]:
         """The client wants a request back. Windows: IoCancelIrp.
