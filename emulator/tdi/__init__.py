@@ -21,6 +21,11 @@ device             what the UDP device and a segment share: the checks of a send
 udp                the UDP device: one real socket for each local transport address
 segment            virtual datagram networks that several machines share
 query              questions about a device or an address
+dispatch           which request is served by whom, on which kind of file
+parameters         what requests ask, once understood
+raw                requests as a client's bytes, for x64 and x86
+builders           such bytes, as the driver kit's macros make them
+action             settings and actions
 transport          one machine's devices and open files; the way in
 =================  ====================================================================================
 """

@@ -28,10 +28,13 @@ from emulator.tdi.effects import (
     Transmit,
 )
 from emulator.tdi.irp import Irp, build_send_datagram
+from emulator.tdi.layout import Arch
 from emulator.tdi.profile import SEGMENT_PROVIDER, UDP_PROVIDER, Profile, SegmentProfile
+from emulator.tdi.raw import RawParameters
 from emulator.tdi.segment import Segment
 from emulator.tdi.structures import SocketAddress, parse_transport_address_untrusted
 from emulator.tdi.transport import OpenOutcome, Transport
+from tests.tdi.raw_form import as_bytes
 
 SHARED = ShareAccess.READ | ShareAccess.WRITE
 NETWORKS = ("udp", "lan")
@@ -40,6 +43,10 @@ ME = "vm1"
 
 class Bench:
     """See the module's docstring. ``provider`` settings replace those of the network under test."""
+
+    form = "objects"
+    sent_as_bytes = 0
+    """How many sends went in as bytes."""
 
     def __init__(self, network: str, *, segment: SegmentProfile | None = None, **provider: Any) -> None:
         self.network = network
@@ -147,6 +154,10 @@ class Bench:
         return outcome.handle
 
     def submit(self, irp: Irp) -> Irp:
+        """Submit a send, in the form under test: as objects, or as the bytes a client of either kind builds."""
+        if self.form != "objects":
+            as_bytes(irp, Arch[self.form.upper()])
+            self.sent_as_bytes += isinstance(irp.parameters, RawParameters)
         self.perform(self.transport.send_datagram(irp, self.now))
         return irp
 

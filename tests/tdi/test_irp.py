@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from emulator.memory import PAGE_SIZE, GuestMemory, Mdl
@@ -10,6 +12,16 @@ from emulator.tdi.effects import Transmit
 from emulator.tdi.irp import IrpState, MdlBuffer, SendDatagram, build_send_datagram
 from emulator.tdi.structures import SocketAddress
 from tests.tdi.bench import NETWORKS, Bench
+from tests.tdi.raw_form import FORMS
+
+
+@pytest.fixture(autouse=True, scope="module", params=FORMS)
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every rule here is tried with requests of objects and of bytes, for both kinds of client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "form", request.param)
+        yield
+
 
 both = pytest.mark.parametrize("network", NETWORKS)
 PEER = SocketAddress("127.0.0.1", 7000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import product
 
@@ -19,6 +20,16 @@ from emulator.tdi.structures import SocketAddress, Statistics, pack_transport_ad
 from emulator.tdi.transport import Transport
 from emulator.wire.schema import ADDRESS_SEND_DATAGRAM
 from tests.tdi.bench import NETWORKS, SHARED, Bench
+from tests.tdi.raw_form import FORMS
+
+
+@pytest.fixture(autouse=True, scope="module", params=FORMS)
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every rule here is tried with requests of objects and of bytes, for both kinds of client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "form", request.param)
+        yield
+
 
 both = pytest.mark.parametrize("network", NETWORKS)
 INVALID_PARAMETER = (NtStatus.INVALID_PARAMETER, 0)
