@@ -20,6 +20,11 @@ destination        where a send may go
 device             what the UDP device and a segment share: the checks of a send, cleanup, cancel
 udp                the UDP device: one real socket for each local transport address
 segment            virtual datagram networks that several machines share
+receives           posted receives: filters, buffers, how a datagram ends one
+handlers           event handlers, and the calls of them that wait for an answer
+indications        what becomes of a datagram that matched: receive, handler, buffer or owner
+loans              chained datagrams that clients keep
+receive_side       a transport's way in for all of these
 query              questions about a device or an address
 dispatch           which request is served by whom, on which kind of file
 parameters         what requests ask, once understood

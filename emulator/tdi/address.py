@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import FileKind
 from emulator.tdi.groups import DEFAULT_OPTIONS, Membership, SendOptions
+from emulator.tdi.handlers import HandlerTable
+from emulator.tdi.indications import Intake
 from emulator.tdi.structures import SocketAddress, host_facts_untrusted
 
 if TYPE_CHECKING:
@@ -43,13 +45,16 @@ class AddressObject:
     ``local`` is what a query reports: a wildcard stays one, port 0 has become the chosen port. ``path_key`` names the
     real socket it sends through, 0 on a segment. ``closing`` is true from its cleanup on: it takes no more requests and
     gets no more datagrams (CL3). A new one has no event handlers (CR12): every datagram goes to ``owner``.
+    ``intake`` is its receive side, made when it first posts a receive or sets a handler.
     """
 
     __slots__ = (
         "closing",
         "groups",
         "handle",
+        "handlers",
         "has_turn",
+        "intake",
         "is_broadcast",
         "local",
         "network",
@@ -85,6 +90,14 @@ class AddressObject:
         self.has_turn = False
         self.groups = _NO_GROUPS
         self.options: SendOptions = DEFAULT_OPTIONS
+        self.handlers = HandlerTable()
+        self.intake: Intake | None = None
+
+    def receive_side(self) -> Intake:
+        """Its receive side, made now if it has none."""
+        if self.intake is None:
+            self.intake = Intake()
+        return self.intake
 
     @property
     def is_wildcard(self) -> bool:

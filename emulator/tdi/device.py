@@ -18,15 +18,16 @@ from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject, AddressTable
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
 from emulator.tdi.destination import check_cast, pick_destination_untrusted
-from emulator.tdi.effects import CleanupComplete, Deliver, Effect, JoinGroup, LeaveGroup
+from emulator.tdi.effects import CleanupComplete, Effect, JoinGroup, LeaveGroup
 from emulator.tdi.groups import Groups, Membership, SendOptions, multicast_group_untrusted
+from emulator.tdi.handlers import HandlerCalls
+from emulator.tdi.indications import Indications
 from emulator.tdi.irp import Irp, SendDatagram
+from emulator.tdi.loans import Loans
 from emulator.tdi.profile import MAXIMUM_LENGTH, CleanupStyle, ProviderProfile
 from emulator.tdi.queues import QueuedSend, SendPath, SendQueues
+from emulator.tdi.receives import Arrived
 from emulator.tdi.structures import HostFacts, SocketAddress, Statistics, host_facts_untrusted
-
-_BROADCAST = ReceiveFlags.ENTIRE_MESSAGE | ReceiveFlags.BROADCAST
-_MULTICAST = ReceiveFlags.ENTIRE_MESSAGE | ReceiveFlags.MULTICAST
 
 
 class Device(ABC):
@@ -41,6 +42,12 @@ class Device(ABC):
         self.queues = SendQueues(profile)
         self.statistics = Statistics()
         self.groups = Groups()
+
+    def use(self, calls: HandlerCalls, loans: Loans) -> None:
+        """Become a device of the transport whose handler calls and loans these are."""
+        self.calls = calls
+        self.loans = loans
+        self.indications = Indications(self.machine, self.profile, calls, loans)
 
     # What a kind of device brings itself.
 
@@ -208,13 +215,13 @@ class Device(ABC):
         return effects
 
     def cleanup(self, address: AddressObject, now: float, *, at_once: bool = False) -> list[Effect]:
-        """The last handle of an object is gone: its sends end, it gets no more datagrams (CL2, CL3, S40).
+        """The last handle of an object is gone: its requests end, it gets no more datagrams (CL2, CL3, S40).
 
         The list ends with CleanupComplete, unless the profile drains; then that comes with the last waiting send's
         completion, a send time-out from now at the latest. ``at_once`` cancels whatever the profile says.
         """
         address.closing = True
-        effects = self._left(address, self.groups.leave_all(address))
+        effects = self.indications.cleanup(address) + self._left(address, self.groups.leave_all(address))
         waiting: list[QueuedSend] = list(address.queue.values())
         if not waiting:
             return [*effects, CleanupComplete(address.handle)]
@@ -278,5 +285,8 @@ class Device(ABC):
             return []
         self.statistics.received += 1
         self.statistics.received_bytes += len(data)
-        flags = _MULTICAST if facts.is_multicast else _BROADCAST if broadcast else ReceiveFlags.ENTIRE_MESSAGE
-        return [Deliver(self.machine, taker.handle, taker.owner, source, data, flags) for taker in takers]
+        how = (
+            ReceiveFlags.MULTICAST if facts.is_multicast else ReceiveFlags.BROADCAST if broadcast else ReceiveFlags.NONE
+        )
+        arrived = Arrived(source, data, how)
+        return [effect for taker in takers for effect in self.indications.deliver(taker, arrived, now)]

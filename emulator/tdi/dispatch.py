@@ -18,6 +18,7 @@ from emulator.tdi.effects import Effect
 from emulator.tdi.irp import Irp, IrpState
 from emulator.tdi.parameters import QueryInformation, Unread
 from emulator.tdi.query import answer
+from emulator.tdi.receive_side import post_receive, set_event_handler
 
 if TYPE_CHECKING:
     from emulator.tdi.transport import Transport
@@ -89,6 +90,8 @@ _INTERNAL = MajorFunction.INTERNAL_DEVICE_CONTROL
 
 _SERVICES: dict[tuple[int, int], Service] = {
     (_INTERNAL, MinorFunction.SEND_DATAGRAM): Service(frozenset({FileKind.ADDRESS}), _send_datagram),
+    (_INTERNAL, MinorFunction.RECEIVE_DATAGRAM): Service(frozenset({FileKind.ADDRESS}), post_receive),
+    (_INTERNAL, MinorFunction.SET_EVENT_HANDLER): Service(frozenset({FileKind.ADDRESS}), set_event_handler),
     (_INTERNAL, MinorFunction.QUERY_INFORMATION): Service(_ANY, _query_information),
     (_INTERNAL, MinorFunction.SET_INFORMATION): Service(_ANY, set_information),
     (_INTERNAL, MinorFunction.ACTION): Service(_ANY, perform_action),

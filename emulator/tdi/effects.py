@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from emulator.status import NtStatus
-from emulator.tdi.constants import ReceiveFlags
-from emulator.tdi.structures import SocketAddress
+from emulator.tdi.constants import EventType, ReceiveFlags
+from emulator.tdi.structures import Bytes, SocketAddress
 
 if TYPE_CHECKING:
     from emulator.tdi.irp import Irp
@@ -94,6 +94,64 @@ class Deliver(NamedTuple):
     flags: ReceiveFlags
 
 
+class Handler(NamedTuple):
+    """An event handler as a client set it: its function and context are the client's own numbers, never used here."""
+
+    event: EventType
+    function: int
+    context: int
+
+
+class Event(NamedTuple):
+    """What a handler is called with. Each event uses some of the fields; the others keep their defaults.
+
+    ``remote`` travels as a whole TRANSPORT_ADDRESS (R25). ``data`` is what is indicated, or user data of a connection
+    event; ``available`` how much there is in all; ``descriptor`` names a chained loan. ``connection`` is the
+    ConnectionContext of the endpoint concerned.
+    """
+
+    remote: SocketAddress | None = None
+    data: Bytes = b""
+    available: int = 0
+    flags: int = 0
+    options: bytes = b""
+    descriptor: int = 0
+    connection: int = 0
+    status: NtStatus = NtStatus.SUCCESS
+
+
+class Ask(NamedTuple):
+    """Call a client's handler and bring the answer to ``handler_answered`` under this token, on the same machine."""
+
+    machine: str
+    handle: int
+    owner: object
+    token: int
+    handler: Handler
+    event: Event
+
+
+class Tell(NamedTuple):
+    """Call a client's handler; what it returns counts for nothing. A ``lossy`` one may be dropped by a full client."""
+
+    machine: str
+    handle: int
+    owner: object
+    handler: Handler
+    event: Event
+    lossy: bool
+
+
+class Violation(NamedTuple):
+    """A client broke a rule in a way no status tells it: to be counted and logged."""
+
+    machine: str
+    handle: int
+    owner: object
+    rule: str
+    message: str
+
+
 class CleanupComplete(NamedTuple):
     """The cleanup of a handle is over: every request on it has been completed before this (rule CL2).
 
@@ -104,5 +162,16 @@ class CleanupComplete(NamedTuple):
 
 
 Effect: TypeAlias = (
-    Complete | BindSocket | CloseSocket | Transmit | JoinGroup | LeaveGroup | SendOutside | Deliver | CleanupComplete
+    Complete
+    | BindSocket
+    | CloseSocket
+    | Transmit
+    | JoinGroup
+    | LeaveGroup
+    | SendOutside
+    | Deliver
+    | Ask
+    | Tell
+    | Violation
+    | CleanupComplete
 )

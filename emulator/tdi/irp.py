@@ -74,6 +74,14 @@ class MdlBuffer:
             self.memory.write_range(part, memoryview(data)[done : done + part.byte_count])
             done += part.byte_count
 
+    def check(self, byte_count: int) -> None:
+        """Raise AddressOutsideMemory unless the chain's first ``byte_count`` bytes lie in this memory."""
+        left = byte_count
+        for link in self.mdl.chain():
+            take = min(left, link.byte_count)
+            self.memory.check_pages(link.cut(0, take).pfns)
+            left -= take
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInformation:
@@ -178,6 +186,11 @@ class Irp:
         self.status = NtStatus.PENDING
         self.information = 0
         self.returned: object = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nobody has submitted it yet."""
+        return self.state is IrpState.NEW
 
     def mark_pending(self) -> None:
         """The request has been queued: its submitter gets STATUS_PENDING now and a completion later (P2)."""

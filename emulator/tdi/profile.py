@@ -12,7 +12,7 @@ from typing import Any
 
 from emulator.choice import choice
 from emulator.status import Misuse, NtStatus
-from emulator.tdi.constants import ServiceFlags
+from emulator.tdi.constants import ReceiveFlags, ServiceFlags
 
 UDP_MAX_DATAGRAM_BYTES = 65_507
 """The 65,535 bytes an IPv4 packet can have, less 20 for its header and 8 for UDP's."""
@@ -116,6 +116,40 @@ class ProviderProfile:
     exclusive_broadcast_status: NtStatus = choice(
         NtStatus.SHARING_VIOLATION, "CR9", "the broadcast address opened exclusively"
     )
+    bad_filter_status: NtStatus = choice(
+        NtStatus.INVALID_ADDRESS, "R14", "a receive from an address that cannot be read"
+    )
+    max_posted_receives: int = choice(1_024, "R15", "receives that wait for a datagram, for each address object")
+    indicates_past_filters: bool = choice(
+        True, "R7", "a datagram that no posted receive wants goes on to the handlers", "it is dropped"
+    )
+    strict_return_structures: bool = choice(
+        False,
+        "R18",
+        "a returned address is cut to the room there is",
+        "room for less than its header is refused with BUFFER_TOO_SMALL",
+    )
+    buffers_internally: bool = choice(
+        False,
+        "R22, 5.2",
+        "a datagram nobody waits for goes to the client's stream of datagrams",
+        "the provider keeps it for a later receive, and says so with TDI_SERVICE_INTERNAL_BUFFERING",
+    )
+    max_backlog_bytes: int = choice(
+        256 << 10, "R34", "bytes that wait for a busy handler or in the provider's buffer, for each address object"
+    )
+    lends_buffers: bool = choice(
+        True, "R40", "the chained handler is called while there is something to lend", "it is never called"
+    )
+    copies_lookahead: bool = choice(
+        True, "R28", "the normal handler is told to copy what it is shown (COPY_LOOKAHEAD)", "it is not"
+    )
+    flags_partial: bool = choice(
+        False, "R28", "a look-ahead shorter than its datagram has no flag", "it has TDI_RECEIVE_PARTIAL"
+    )
+    flags_dispatch_level: bool = choice(
+        False, "R28", "handlers are not told at which level they run", "TDI_RECEIVE_AT_DISPATCH_LEVEL is set"
+    )
     unknown_attribute_status: NtStatus = choice(NtStatus.INVALID_EA_NAME, "CR4", "an extended attribute nobody knows")
     null_query_buffer_status: NtStatus = choice(NtStatus.INVALID_PARAMETER, "Q3", "a query without a buffer")
     wrong_query_file_status: NtStatus = choice(
@@ -130,6 +164,8 @@ class ProviderProfile:
             raise Misuse(f"a datagram limit is 1..{MAXIMUM_LENGTH} bytes, not {self.max_datagram_bytes}")
         if self.max_queued_datagrams < 1 or self.max_queued_bytes < self.max_datagram_bytes:
             raise Misuse("a send queue has room for one datagram of the greatest length at least")
+        if self.max_posted_receives < 1 or self.max_backlog_bytes < 1:
+            raise Misuse("an address object can post one receive at least, and one byte may wait")
         low, high = self.dynamic_ports
         if not 0 < low <= high <= 65_535:
             raise Misuse(f"dynamic ports are a range within 1..65535, not {low}..{high}")
@@ -144,7 +180,14 @@ class ProviderProfile:
             flags |= ServiceFlags.MULTICAST_SUPPORTED
         if self.refuses_zero_length:
             flags |= ServiceFlags.NO_ZERO_LENGTH
+        if self.buffers_internally:
+            flags |= ServiceFlags.INTERNAL_BUFFERING
         return flags
+
+    @property
+    def handler_flags(self) -> ReceiveFlags:
+        """What every call of a receive handler carries (R28)."""
+        return ReceiveFlags.AT_DISPATCH_LEVEL if self.flags_dispatch_level else ReceiveFlags.NONE
 
 
 UDP_PROVIDER = ProviderProfile()
@@ -225,3 +268,9 @@ class Profile:
     udp: ProviderProfile = UDP_PROVIDER
     max_open_files: int = 4_096
     """Address objects and control channels of one machine together (CR13)."""
+    handler_timeout_seconds: float = 5.0
+    """How long a client's event handler may take to answer; then it has not accepted."""
+    max_loans: int = 64
+    """Chained datagrams one address object may keep at once; more are given to its normal handler (R40)."""
+    max_lent_bytes: int = 16 << 20
+    """Bytes of chained datagrams that all clients of one machine may keep together."""

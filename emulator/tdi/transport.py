@@ -6,6 +6,7 @@ others by raising ``Refused``.
 
     open_address ─▶ PENDING + BindSocket ─▶ socket_bound | socket_failed ─▶ final outcome
     submit ─▶ Complete, or Transmit ─▶ next_transmit / transmitted … ─▶ Complete
+    submit (a receive, a handler) ─▶ see receive_side
     cleanup ─▶ Complete … CleanupComplete ─▶ close ─▶ CloseSocket
 
 Handles are numbers that are never reused within a machine. A client must only be let at its own: ``owner_of`` tells.
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi import dispatch
-from emulator.tdi.address import AddressObject, ControlChannel, OpenFile
+from emulator.tdi.address import AddressObject, ControlChannel
 from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
 from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
 from emulator.tdi.device import Device
@@ -28,6 +29,7 @@ from emulator.tdi.irp import Irp, IrpState
 from emulator.tdi.profile import Profile
 from emulator.tdi.query import QueryResult, answer
 from emulator.tdi.queues import QueuedSend
+from emulator.tdi.receive_side import ReceiveSide
 from emulator.tdi.segment import SegmentPort
 from emulator.tdi.structures import Bytes, SocketAddress, canonical_untrusted, parse_transport_address_untrusted
 from emulator.tdi.udp import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, UDP_DEVICE_NAME, UDP_NETWORK, UdpDevice
@@ -54,7 +56,7 @@ def refused_open(refusal: Refused) -> OpenOutcome:
     return OpenOutcome(refusal.status, 0, message=refusal.message, rule=refusal.rule)
 
 
-class Transport:
+class Transport(ReceiveSide):
     """All TDI devices of one machine.
 
     ``udp`` (also under its Windows name) and the segments it is attached to, by name.
@@ -72,15 +74,14 @@ class Transport:
         reachable_networks: Sequence[str] = LOOPBACK_NETWORKS,
         start_filetime: int = 0,
     ) -> None:
-        self.machine = machine
+        super().__init__(machine, profile)
         self._profile = profile
         self._udp = UdpDevice(machine, profile.udp, local_addresses, reachable_networks, start_filetime)
-        self._devices: dict[str, Device] = {UDP_NETWORK: self._udp}
+        self._add_device(UDP_NETWORK, self._udp)
         for name, port in segments.items():
             if name in (UDP_NETWORK, UDP_DEVICE_NAME):
                 raise Misuse(f"a segment cannot be called {name}: that is the UDP device")
-            self._devices[name] = port
-        self._files: dict[int, AddressObject | ControlChannel] = {}
+            self._add_device(name, port)
         self._last_handle = 0
 
     # Opening.
@@ -164,23 +165,9 @@ class Transport:
             )
         return device
 
-    def _file(self, handle: int) -> AddressObject | ControlChannel:
-        file = self._files.get(handle)
-        if file is None:
-            raise Refused(NtStatus.INVALID_HANDLE, f"handle {handle} is not open on machine {self.machine}")
-        return file
-
     def owner_of(self, handle: int) -> object:
         """Whoever opened a handle; Refused for one that is not open."""
-        return self._file(handle).owner
-
-    def file(self, handle: int) -> OpenFile:
-        """What a handle stands for; Refused for one that is not open."""
-        return self._file(handle)
-
-    def device_of(self, file: OpenFile) -> Device:
-        """The device a file was opened on."""
-        return self._devices[file.network]
+        return self.file(handle).owner
 
     # Requests.
 
@@ -204,7 +191,11 @@ class Transport:
         irp.cancelled = True
         if irp.state is not IrpState.PENDING:
             return []
-        return [effect for device in self._devices.values() for effect in device.cancel(irp)]
+        effects = [effect for device in self._devices.values() for effect in device.cancel(irp)]
+        file = self._files.get(irp.handle)
+        if isinstance(file, AddressObject):
+            effects += self._devices[file.network].indications.cancel(file, irp)
+        return effects
 
     # Groups and options.
 
@@ -232,7 +223,7 @@ class Transport:
         self._devices[address.network].set_options(address, options)
 
     def _address(self, handle: int) -> AddressObject:
-        file = self._file(handle)
+        file = self.file(handle)
         if not isinstance(file, AddressObject) or file.closing:
             text = f"handle {handle} is no open address object, so it has no groups and no options"
             raise Refused(NtStatus.INVALID_PARAMETER, text, rule="O3")
@@ -244,7 +235,7 @@ class Transport:
         It completes at once (Q1).
         """
         try:
-            file = self._file(handle)
+            file = self.file(handle)
         except Refused as refusal:
             return QueryResult(refusal.status, 0, b"", refusal.message)
         return answer(self._devices[file.network], file, query_type, buffer_bytes)
@@ -272,13 +263,14 @@ class Transport:
 
     def next_deadline(self) -> float | None:
         """When ``expire`` must be called, unless something else happens before; None while nothing waits."""
-        return min(
-            (at for device in self._devices.values() if (at := device.queues.next_deadline()) is not None), default=None
-        )
+        deadlines = [device.queues.next_deadline() for device in self._devices.values()]
+        deadlines.append(self.calls.next_deadline())
+        return min((at for at in deadlines if at is not None), default=None)
 
     def expire(self, now: float) -> list[Effect]:
-        """End every send that waited too long (S31 to S33)."""
-        return [effect for device in self._devices.values() for effect in device.expire(now)]
+        """End every send that waited too long (S31 to S33), and every call of a handler that did not answer."""
+        effects = [effect for device in self._devices.values() for effect in device.expire(now)]
+        return effects + self.calls.expire(now)
 
     # Ending.
 
@@ -287,7 +279,7 @@ class Transport:
 
         Refused with INVALID_HANDLE for one that is not open, or cleaned up already. Close it after its CleanupComplete.
         """
-        file = self._file(handle)
+        file = self.file(handle)
         if file.closing:
             raise Refused(NtStatus.INVALID_HANDLE, f"handle {handle} has been cleaned up already", rule="CL1")
         return self._cleanup(file, now, at_once=False)
@@ -303,18 +295,20 @@ class Transport:
 
         IRP_MJ_CLOSE. Misuse when its CleanupComplete has not been given.
         """
-        file = self._file(handle)
+        file = self.file(handle)
         if not file.closing or (isinstance(file, AddressObject) and file.queue):
             raise Misuse(f"handle {handle} is closed before its cleanup is complete")
         del self._files[handle]
         return self._devices[file.network].release(file) if isinstance(file, AddressObject) else []
 
     def close_owner(self, owner: object, now: float) -> list[Effect]:
-        """Clean up and close everything an owner has left.
+        """Clean up and close everything an owner has left, and forget what it never returned.
 
         Its waiting sends are cancelled, whatever the profile says.
         """
-        return self._close_files([file for file in self._files.values() if file.owner == owner], now)
+        effects = self._close_files([file for file in self._files.values() if file.owner == owner], now)
+        self.loans.forget(owner)
+        return effects
 
     def shutdown(self, now: float) -> list[Effect]:
         """Clean up and close everything: the machine ends. Its segments can be detached after this."""

@@ -17,20 +17,27 @@ from dataclasses import replace
 from typing import Any
 
 from emulator.status import NtStatus
+from emulator.tdi.address import AddressObject
 from emulator.tdi.constants import QueryType, ShareAccess
 from emulator.tdi.effects import (
+    Ask,
     BindSocket,
     CleanupComplete,
     CloseSocket,
     Complete,
     Deliver,
     Effect,
+    Tell,
     Transmit,
+    Violation,
 )
-from emulator.tdi.irp import Irp, build_send_datagram
+from emulator.tdi.handlers import Answer
+from emulator.tdi.irp import Irp, MdlBuffer, build_send_datagram
 from emulator.tdi.layout import Arch
 from emulator.tdi.profile import SEGMENT_PROVIDER, UDP_PROVIDER, Profile, SegmentProfile
 from emulator.tdi.raw import RawParameters
+from emulator.tdi.receive_side import build_set_event_handler
+from emulator.tdi.receives import Arrived, ReceivedDatagram, build_receive_datagram
 from emulator.tdi.segment import Segment
 from emulator.tdi.structures import SocketAddress, parse_transport_address_untrusted
 from emulator.tdi.transport import OpenOutcome, Transport
@@ -63,6 +70,9 @@ class Bench:
         self.transport = Transport(ME, Profile(udp=udp), {"lan": self.port})
         self.completions: list[Complete] = []
         self.deliveries: list[Deliver] = []
+        self.asked: list[Ask] = []
+        self.told: list[Tell] = []
+        self.violations: list[Violation] = []
         self.cleaned: list[int] = []
         self.closed_sockets: list[int] = []
         self.at_peer: list[tuple[SocketAddress, bytes]] = []
@@ -93,6 +103,12 @@ class Bench:
                 case CloseSocket(key):
                     del self.sockets[key]
                     self.closed_sockets.append(key)
+                case Ask():
+                    self.asked.append(effect)
+                case Tell():
+                    self.told.append(effect)
+                case Violation():
+                    self.violations.append(effect)
                 case CleanupComplete(handle):
                     self.cleaned.append(handle)
                 case BindSocket():
@@ -164,6 +180,32 @@ class Bench:
     def send(self, handle: int, data: bytes = b"hello", destination: SocketAddress | bytes | None = None) -> Irp:
         return self.submit(build_send_datagram(handle, self.peer if destination is None else destination, data))
 
+    def post(self, handle: int, buffer: MdlBuffer | int | None = 100, **wanted: Any) -> Irp:
+        """A receive, submitted."""
+        irp = build_receive_datagram(handle, buffer, **wanted)
+        self.perform(self.transport.submit(irp, self.now))
+        return irp
+
+    def set_handler(self, handle: int, event: int, function: int = 1, context: int = 0) -> Irp:
+        """A handler set (or with function 0 cleared)."""
+        irp = build_set_event_handler(handle, event, function, context)
+        self.perform(self.transport.submit(irp, self.now))
+        return irp
+
+    def answer(self, status: int, bytes_taken: int = 0, irp: Irp | None = None, ask: Ask | None = None) -> None:
+        """The handler called last, or that of ``ask``, returns."""
+        token = (ask or self.asked[-1]).token
+        self.perform(self.transport.handler_answered(token, Answer(status, bytes_taken, irp), self.now))
+
+    def received(self, irp: Irp) -> ReceivedDatagram:
+        """What a completed receive brought."""
+        assert isinstance(irp.returned, ReceivedDatagram)
+        return irp.returned
+
+    def broken_rules(self) -> list[str]:
+        """The rules a client was seen to break, in order."""
+        return [violation.rule for violation in self.violations]
+
     def stall(self) -> None:
         """The medium has no room."""
         self.writable = False
@@ -185,6 +227,17 @@ class Bench:
                     self.perform(self.transport.datagram_arrived(key, source or self.peer, None, data, self.now))
             return
         self.perform(self.segment.carry(source or self.peer, SocketAddress(self.host, outcome_port), data, self.now))
+
+    def arrive_with_options(self, handle: int, arrived: Arrived) -> None:
+        """A datagram for one object that the network brought options with, as neither network here does."""
+        indications = self.transport._devices[self.network].indications
+        self.perform(indications.deliver(self.address(handle), arrived, self.now))
+
+    def address(self, handle: int) -> AddressObject:
+        """An open address object itself."""
+        address = self.transport._files[handle]
+        assert isinstance(address, AddressObject)
+        return address
 
     def local(self, handle: int) -> SocketAddress:
         """What the address says about itself."""
