@@ -19,6 +19,7 @@ from emulator.tdi.indications import Intake
 from emulator.tdi.structures import SocketAddress, host_facts_untrusted
 
 if TYPE_CHECKING:
+    from emulator.tdi.connection import ConnectionEndpoint
     from emulator.tdi.irp import Irp
     from emulator.tdi.queues import QueuedSend
 
@@ -105,7 +106,7 @@ class AddressObject:
         return self.local.host in ("0.0.0.0", "::")
 
 
-OpenFile: TypeAlias = AddressObject | ControlChannel
+OpenFile: TypeAlias = "AddressObject | ControlChannel | ConnectionEndpoint"
 """Whatever a handle can stand for."""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject, AddressTable
@@ -29,6 +30,9 @@ from emulator.tdi.queues import QueuedSend, SendPath, SendQueues
 from emulator.tdi.receives import Arrived
 from emulator.tdi.structures import HostFacts, SocketAddress, Statistics, host_facts_untrusted
 
+if TYPE_CHECKING:
+    from emulator.tdi.connections import ConnectionNetwork
+
 
 class Device(ABC):
     """One network of one machine: its open addresses, their waiting sends, its statistics. Windows: DEVICE_OBJECT."""
@@ -41,6 +45,8 @@ class Device(ABC):
         self.table = AddressTable()
         self.queues = SendQueues(profile)
         self.statistics = Statistics()
+        self.connections: ConnectionNetwork | None = None
+        """How it carries connections; None on a device for datagrams only (CR11)."""
         self.groups = Groups()
 
     def use(self, calls: HandlerCalls, loans: Loans) -> None:
@@ -85,7 +91,7 @@ class Device(ABC):
         """The machine's own address for an interface named by one, or by the wildcard; None where it has none such."""
 
     @abstractmethod
-    def _check_route(self, address: AddressObject, facts: HostFacts) -> None:
+    def check_route(self, address: AddressObject, facts: HostFacts) -> None:
         """Refuse a destination there is no way to, or none this machine may use (S22)."""
 
     @abstractmethod
@@ -157,7 +163,7 @@ class Device(ABC):
         if address.is_broadcast:
             text = f"{address.local} is a broadcast address, which only receives: send from another address object"
             raise Refused(profile.broadcast_source_status, text, rule="S21")
-        self._check_route(address, facts)
+        self.check_route(address, facts)
         return destination
 
     def _payload(self, parameters: SendDatagram) -> bytes:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.action import perform_action, set_information
 from emulator.tdi.address import AddressObject, OpenFile
+from emulator.tdi.connection_files import serve_connection
+from emulator.tdi.connection_requests import CONNECTION_MINORS
 from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction
 from emulator.tdi.effects import Effect
 from emulator.tdi.irp import Irp, IrpState
@@ -95,4 +97,5 @@ _SERVICES: dict[tuple[int, int], Service] = {
     (_INTERNAL, MinorFunction.QUERY_INFORMATION): Service(_ANY, _query_information),
     (_INTERNAL, MinorFunction.SET_INFORMATION): Service(_ANY, set_information),
     (_INTERNAL, MinorFunction.ACTION): Service(_ANY, perform_action),
+    **{(_INTERNAL, minor): Service(frozenset({FileKind.CONNECTION}), serve_connection) for minor in CONNECTION_MINORS},
 }

@@ -152,6 +152,12 @@ class Violation(NamedTuple):
     message: str
 
 
+class DeadlineChanged(NamedTuple):
+    """What this owner waits for, perhaps on another machine, may have a nearer deadline than it had."""
+
+    owner: object
+
+
 class CleanupComplete(NamedTuple):
     """The cleanup of a handle is over: every request on it has been completed before this (rule CL2).
 
@@ -173,5 +179,6 @@ Effect: TypeAlias = (
     | Ask
     | Tell
     | Violation
+    | DeadlineChanged
     | CleanupComplete
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from emulator.choice import choice
 from emulator.status import Misuse, NtStatus
+from emulator.tdi.connection_profile import SEGMENT_CONNECTIONS, TCP_CONNECTIONS, ConnectionProfile
 from emulator.tdi.constants import ReceiveFlags, ServiceFlags
 
 UDP_MAX_DATAGRAM_BYTES = 65_507
@@ -220,6 +221,7 @@ class SegmentProfile:
     max_bytes_in_flight: int = 16 << 20
     start_filetime: int = 116_444_736_000_000_000
     """What its provider reports as StartTime: 100 ns since 1601. A constant (1970), so that runs can be compared."""
+    connections: ConnectionProfile = field(default=SEGMENT_CONNECTIONS)
     provider_base: ProviderProfile = field(default=SEGMENT_PROVIDER)
 
     def __post_init__(self) -> None:
@@ -266,6 +268,7 @@ class Profile:
     """How one machine's transport behaves; a segment brings its own profile."""
 
     udp: ProviderProfile = UDP_PROVIDER
+    tcp: ConnectionProfile = TCP_CONNECTIONS
     max_open_files: int = 4_096
     """Address objects and control channels of one machine together (CR13)."""
     handler_timeout_seconds: float = 5.0

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from emulator.status import NtStatus, Refused
-from emulator.tdi.address import AddressObject, ControlChannel
+from emulator.tdi.address import AddressObject, OpenFile
+from emulator.tdi.connection import ConnectionEndpoint
+from emulator.tdi.connection_structures import pack_connection_info
 from emulator.tdi.constants import FileKind, QueryType
 from emulator.tdi.device import Device
 from emulator.tdi.profile import QueryOverflow
@@ -29,7 +31,7 @@ _ANY = frozenset({FileKind.CONTROL, FileKind.ADDRESS, FileKind.CONNECTION})
 _ASKED_OF: dict[QueryType, frozenset[FileKind]] = {
     QueryType.BROADCAST_ADDRESS: _CONTROL,
     QueryType.PROVIDER_INFO: _CONTROL,
-    QueryType.ADDRESS_INFO: frozenset({FileKind.ADDRESS}),
+    QueryType.ADDRESS_INFO: frozenset({FileKind.ADDRESS, FileKind.CONNECTION}),
     QueryType.CONNECTION_INFO: frozenset({FileKind.CONNECTION}),
     QueryType.PROVIDER_STATISTICS: _CONTROL,
     QueryType.DATAGRAM_INFO: _ANY,  # Q8: clients ask these two of address files and fail without an answer
@@ -49,9 +51,7 @@ class QueryResult(NamedTuple):
     rule: str | None = None
 
 
-def answer(
-    device: Device, file: AddressObject | ControlChannel, query_type: int, buffer_bytes: int | None
-) -> QueryResult:
+def answer(device: Device, file: OpenFile, query_type: int, buffer_bytes: int | None) -> QueryResult:
     """Answer one query into a buffer of ``buffer_bytes`` (None: there is no buffer). Never pends (Q1)."""
     try:
         image = _image(device, file, query_type, buffer_bytes)
@@ -66,7 +66,7 @@ def answer(
     return QueryResult(NtStatus.BUFFER_OVERFLOW, room, image[:room], text, "Q2")
 
 
-def _image(device: Device, file: AddressObject | ControlChannel, query_type: int, buffer_bytes: int | None) -> bytes:
+def _image(device: Device, file: OpenFile, query_type: int, buffer_bytes: int | None) -> bytes:
     """The whole answer, or a refusal."""
     profile = device.profile
     if file.closing:
@@ -92,6 +92,13 @@ def _image(device: Device, file: AddressObject | ControlChannel, query_type: int
         raise Refused(profile.wrong_query_file_status, text, rule="Q5")
     if isinstance(file, AddressObject) and kind is QueryType.ADDRESS_INFO:
         return pack_address_info(device.table.activity(file.local), file.local)
+    if isinstance(file, ConnectionEndpoint) and kind is QueryType.CONNECTION_INFO:
+        return pack_connection_info(file)
+    if isinstance(file, ConnectionEndpoint) and kind is QueryType.ADDRESS_INFO:
+        if file.address is None:
+            text = "the endpoint is not associated with an address: associate it first"
+            raise Refused(NtStatus.INVALID_CONNECTION, text, rule="C5")
+        return pack_address_info(device.table.activity(file.address.local), file.address.local)
     return _provider_image(device, kind)
 
 

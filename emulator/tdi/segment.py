@@ -24,6 +24,7 @@ from emulator.tdi.gateway import Gateway
 from emulator.tdi.groups import DEFAULT_OPTIONS, SendOptions
 from emulator.tdi.medium import Chance, Luck, Medium
 from emulator.tdi.profile import SegmentProfile
+from emulator.tdi.segment_links import SegmentLink
 from emulator.tdi.segment_port import LIMITED_BROADCAST, SegmentPort
 from emulator.tdi.structures import SocketAddress, host_facts_untrusted
 
@@ -67,6 +68,8 @@ class Segment:
         self.medium = Medium(profile, _luck(chance))
         self.gateway: Gateway | None = None
         self._ports: dict[str, SegmentPort] = {}
+        self.links: dict[SegmentLink, None] = {}
+        """The connections between its machines, and the attempts."""
         self._last_node = 0
         self._last_number = 0
         self._last_serial = 0
@@ -126,6 +129,10 @@ class Segment:
         self._ports.pop(port.host, None)
         self.medium.forget(port)
 
+    def port_at(self, host: str) -> SegmentPort | None:
+        """The machine that has an address."""
+        return self._ports.get(host)
+
     def is_broadcast(self, host: str) -> bool:
         """Whether everyone gets what is sent to this address."""
         return host in self._broadcasts
@@ -162,7 +169,12 @@ class Segment:
     def resume(self, now: float) -> list[Effect]:
         """The medium takes datagrams again, and first of all those that waited."""
         self._stalled = False
-        return [effect for port in list(self._ports.values()) for effect in port.drain(now)]
+        effects = [effect for port in list(self._ports.values()) for effect in port.drain(now)]
+        return effects + self.pump_links(now)
+
+    def pump_links(self, now: float) -> list[Effect]:
+        """Connections that could not move may be able to again: a partition has ended."""
+        return [effect for link in list(self.links) for effect in link.pump(now)]
 
     def poll(self, now: float) -> list[Effect]:
         """Deliver every delayed datagram that is due."""

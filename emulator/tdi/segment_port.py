@@ -70,7 +70,7 @@ class SegmentPort(Device):
     def _kick(self, path: SendPath, now: float) -> list[Effect]:
         return self.drain(now)
 
-    def _check_route(self, address: AddressObject, facts: HostFacts) -> None:
+    def check_route(self, address: AddressObject, facts: HostFacts) -> None:
         segment = self.segment
         if facts.is_multicast or segment.is_inside(facts.text):
             return

@@ -19,7 +19,9 @@ from typing import NamedTuple
 
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi import dispatch
-from emulator.tdi.address import AddressObject, ControlChannel
+from emulator.tdi.address import AddressObject, ControlChannel, OpenFile
+from emulator.tdi.connection import ConnectionEndpoint
+from emulator.tdi.connection_files import ConnectionFiles
 from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
 from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
 from emulator.tdi.device import Device
@@ -31,6 +33,7 @@ from emulator.tdi.query import QueryResult, answer
 from emulator.tdi.queues import QueuedSend
 from emulator.tdi.receive_side import ReceiveSide
 from emulator.tdi.segment import SegmentPort
+from emulator.tdi.segment_links import SegmentNetwork
 from emulator.tdi.structures import Bytes, SocketAddress, canonical_untrusted, parse_transport_address_untrusted
 from emulator.tdi.udp import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, UDP_DEVICE_NAME, UDP_NETWORK, UdpDevice
 
@@ -82,6 +85,9 @@ class Transport(ReceiveSide):
             if name in (UDP_NETWORK, UDP_DEVICE_NAME):
                 raise Misuse(f"a segment cannot be called {name}: that is the UDP device")
             self._add_device(name, port)
+        self.connections = ConnectionFiles(self._files, self._devices)
+        for port in segments.values():
+            port.connections = SegmentNetwork(port, self.connections.endpoints, port.segment.profile.connections)
         self._last_handle = 0
 
     # Opening.
@@ -140,8 +146,16 @@ class Transport(ReceiveSide):
             return self.open_address(network, request.local, share, owner)
         if isinstance(request, OpenControl):
             return self.open_control(network, owner)
-        text = f"{network} carries datagrams only and has no connection endpoints"
-        return refused_open(Refused(NtStatus.INVALID_PARAMETER, text, rule="CR11"))
+        return self.open_connection(network, request.context, owner)
+
+    def open_connection(self, network: str, context: bytes, owner: object) -> OpenOutcome:
+        """Open a connection endpoint; ``context`` comes back with its events (CR10)."""
+        try:
+            device, handle = self._new_file(network)
+            self.connections.open(handle, device, context, owner)
+        except Refused as refusal:
+            return refused_open(refusal)
+        return OpenOutcome(NtStatus.SUCCESS, handle)
 
     def _opened(self, address: AddressObject) -> OpenOutcome:
         self._files[address.handle] = address
@@ -183,8 +197,8 @@ class Transport(ReceiveSide):
             return [irp.refuse(Refused(NtStatus.INVALID_DEVICE_REQUEST, text, rule="S1"))]
         return dispatch.submit(self, irp, now)
 
-    def cancel(self, irp: Irp) -> list[Effect]:
-        """The client wants a request back. Windows: IoCancelIrp.
+    def cancel(self, irp: Irp, now: float = 0.0) -> list[Effect]:
+        """The client wants a request back. Windows: IoCancelIrp. Only requests of connections need to know ``now``.
 
         Waiting: it completes with CANCELLED. Not submitted yet: it will, when it is. Over: nothing happens.
         """
@@ -195,7 +209,7 @@ class Transport(ReceiveSide):
         file = self._files.get(irp.handle)
         if isinstance(file, AddressObject):
             effects += self._devices[file.network].indications.cancel(file, irp)
-        return effects
+        return effects + self.connections.cancel(irp, now)
 
     # Groups and options.
 
@@ -264,13 +278,13 @@ class Transport(ReceiveSide):
     def next_deadline(self) -> float | None:
         """When ``expire`` must be called, unless something else happens before; None while nothing waits."""
         deadlines = [device.queues.next_deadline() for device in self._devices.values()]
-        deadlines.append(self.calls.next_deadline())
+        deadlines += self.calls.next_deadline(), self.connections.endpoints.next_deadline()
         return min((at for at in deadlines if at is not None), default=None)
 
     def expire(self, now: float) -> list[Effect]:
-        """End every send that waited too long (S31 to S33), and every call of a handler that did not answer."""
+        """End what took too long: sends (S31 to S33), calls of handlers that do not answer, and connections' waits."""
         effects = [effect for device in self._devices.values() for effect in device.expire(now)]
-        return effects + self.calls.expire(now)
+        return effects + self.calls.expire(now) + self.connections.endpoints.expire(now)
 
     # Ending.
 
@@ -284,9 +298,12 @@ class Transport(ReceiveSide):
             raise Refused(NtStatus.INVALID_HANDLE, f"handle {handle} has been cleaned up already", rule="CL1")
         return self._cleanup(file, now, at_once=False)
 
-    def _cleanup(self, file: AddressObject | ControlChannel, now: float, *, at_once: bool) -> list[Effect]:
+    def _cleanup(self, file: OpenFile, now: float, *, at_once: bool) -> list[Effect]:
+        if isinstance(file, ConnectionEndpoint):
+            return self.connections.cleanup(file, now)
         if isinstance(file, AddressObject):
-            return self._devices[file.network].cleanup(file, now, at_once=at_once)
+            listeners = self.connections.address_cleanup(file)
+            return [*listeners, *self._devices[file.network].cleanup(file, now, at_once=at_once)]
         file.closing = True
         return [CleanupComplete(file.handle)]
 
@@ -299,6 +316,8 @@ class Transport(ReceiveSide):
         if not file.closing or (isinstance(file, AddressObject) and file.queue):
             raise Misuse(f"handle {handle} is closed before its cleanup is complete")
         del self._files[handle]
+        if isinstance(file, ConnectionEndpoint):
+            return self.connections.close(file)
         return self._devices[file.network].release(file) if isinstance(file, AddressObject) else []
 
     def close_owner(self, owner: object, now: float) -> list[Effect]:
@@ -314,7 +333,7 @@ class Transport(ReceiveSide):
         """Clean up and close everything: the machine ends. Its segments can be detached after this."""
         return self._close_files(list(self._files.values()), now)
 
-    def _close_files(self, files: list[AddressObject | ControlChannel], now: float) -> list[Effect]:
+    def _close_files(self, files: list[OpenFile], now: float) -> list[Effect]:
         effects: list[Effect] = []
         for file in files:
             if not file.closing or (isinstance(file, AddressObject) and file.queue):

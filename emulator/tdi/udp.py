@@ -146,7 +146,7 @@ class UdpDevice(Device):
     def _kick(self, path: SendPath, now: float) -> list[Effect]:
         return [Transmit(path.key)]
 
-    def _check_route(self, address: AddressObject, facts: HostFacts) -> None:
+    def check_route(self, address: AddressObject, facts: HostFacts) -> None:
         if not self._reaches(facts.text):
             allowed = ", ".join(str(network) for network in self._networks) or "none"
             text = f"{facts.text} is not in a network this machine may reach ({allowed})"

@@ -1,0 +1,384 @@
+"""All connection endpoints of one machine: the way in for their requests, who listens, and what has run out of time.
+
+Which address an endpoint is associated with, and which endpoints listen on an address in which order, is known here;
+what happens on one connection is the endpoint's own (``connection``).
+
+    LISTEN ─▶ the address's queue ─▶ an offer that passes its filter ─▶ OFFERED, or CONNECTED without QUERY_ACCEPT
+    an offer ─▶ the first listen it fits, else the connect handler, else refused
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from emulator.status import Misuse, NtStatus, Refused
+from emulator.tdi.address import AddressObject
+from emulator.tdi.connection import ConnectionEndpoint, Link
+from emulator.tdi.connection_profile import ConnectionProfile
+from emulator.tdi.connection_requests import (
+    Accept,
+    Associate,
+    Connect,
+    Disassociate,
+    Disconnect,
+    Listen,
+    PeerInformation,
+    PeerReturned,
+    Receive,
+    Send,
+)
+from emulator.tdi.connection_states import Input, State, following
+from emulator.tdi.constants import DisconnectFlags, EventType, ListenFlags
+from emulator.tdi.destination import check_cast, pick_destination_untrusted
+from emulator.tdi.device import Device
+from emulator.tdi.effects import DeadlineChanged, Effect
+from emulator.tdi.irp import ConnectionInformation, Irp, IrpState
+from emulator.tdi.structures import SocketAddress, host_facts_untrusted, parse_transport_address_untrusted
+
+
+class ConnectionNetwork(Protocol):
+    """What a device brings that carries connections."""
+
+    profile: ConnectionProfile
+
+    def dial(self, endpoint: ConnectionEndpoint, remote: SocketAddress, user_data: bytes, now: float) -> list[Effect]:
+        """Begin an attempt (``endpoint.begin``), whose end is ``endpoint.established`` or ``endpoint.failed``."""
+
+    def listens(self, address: AddressObject, wanted: bool) -> list[Effect]:
+        """Offers for an address are wanted from now on, or not any more."""
+
+
+class _Listening:
+    """One waiting LISTEN."""
+
+    __slots__ = ("endpoint", "filter", "request")
+
+    def __init__(self, endpoint: ConnectionEndpoint, request: Listen, wanted: SocketAddress | None) -> None:
+        self.endpoint = endpoint
+        self.request = request
+        self.filter = wanted
+
+    def matches(self, remote: SocketAddress) -> bool:
+        """Whether an offer from there passes; a zero host or port stands for any (C15, T19)."""
+        wanted = self.filter
+        if wanted is None:
+            return True
+        any_host = host_facts_untrusted(wanted.host).is_wildcard
+        return (any_host or wanted.host == remote.host) and wanted.port in (0, remote.port)
+
+
+class Connections:
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[int, ConnectionEndpoint] = {}
+        self._listening: dict[AddressObject, deque[_Listening]] = {}
+        self._timed: dict[ConnectionEndpoint, None] = {}
+
+    # Files.
+
+    def open(self, endpoint: ConnectionEndpoint) -> None:
+        """Enter a new endpoint (CR10)."""
+        self._endpoints[endpoint.handle] = endpoint
+
+    def remove(self, endpoint: ConnectionEndpoint) -> None:
+        """Forget one that was cleaned up."""
+        del self._endpoints[endpoint.handle]
+        self._timed.pop(endpoint, None)
+
+    def of_address(self, address: AddressObject) -> list[ConnectionEndpoint]:
+        """The endpoints associated with an address (C3)."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.address is address]
+
+    # Requests.
+
+    def submit(self, endpoint: ConnectionEndpoint, device: Device, irp: Irp, now: float) -> list[Effect]:
+        """Any request on an endpoint but ASSOCIATE, whose parameter is another file."""
+        self._timed[endpoint] = None
+        match irp.parameters:
+            case Send() as send:
+                return endpoint.send(irp, send, now)
+            case Receive() as receive:
+                return endpoint.receive(irp, receive, now)
+            case Disconnect() as disconnect:
+                return endpoint.disconnect(irp, disconnect, now)
+            case Accept() as accept:
+                return endpoint.accept(irp, accept, now)
+            case Connect() as connect:
+                return self._connect(endpoint, device, irp, connect, now)
+            case Listen() as listen:
+                return self._listen(endpoint, device, irp, listen)
+            case Disassociate():
+                return self._disassociate(endpoint, irp)
+        raise Misuse(f"a connection request has its parameters, not {type(irp.parameters).__name__}")
+
+    def associate(self, endpoint: ConnectionEndpoint, device: Device, irp: Irp, target: object) -> list[Effect]:
+        """TDI_ASSOCIATE_ADDRESS with the file its handle names, None for one that is not open (C1 to C3, S21)."""
+        assert isinstance(irp.parameters, Associate)
+        handle = irp.parameters.address
+        try:
+            if target is None:
+                raise Refused(NtStatus.INVALID_HANDLE, f"handle {handle} is not open", rule="C1")
+            if not isinstance(target, AddressObject) or target.network != endpoint.network:
+                text = f"handle {handle} is not an address object on {endpoint.network}: open one there"
+                raise Refused(NtStatus.INVALID_PARAMETER, text, rule="C1")
+            if target.closing:
+                raise Refused(NtStatus.INVALID_HANDLE, f"{target.local} has been cleaned up", rule="C1")
+            if target.is_broadcast:
+                text = f"{target.local} is a broadcast address, which has no connections"
+                raise Refused(device.profile.broadcast_source_status, text, rule="C3")
+            self._move_associate(endpoint)
+        except Refused as refusal:
+            return [irp.refuse(refusal)]
+        endpoint.address = target
+        return [irp.complete(NtStatus.SUCCESS)]
+
+    @staticmethod
+    def _move_associate(endpoint: ConnectionEndpoint) -> None:
+        try:
+            endpoint.move(Input.ASSOCIATE)
+        except Refused as refusal:
+            raise Refused(endpoint.profile.already_associated_status, refusal.message, rule="C2") from refusal
+
+    @staticmethod
+    def _disassociate(endpoint: ConnectionEndpoint, irp: Irp) -> list[Effect]:
+        try:
+            endpoint.move(Input.DISASSOCIATE)
+        except Refused as refusal:
+            return [irp.refuse(refusal)]
+        endpoint.address = None
+        return [irp.complete(NtStatus.SUCCESS)]
+
+    def _connect(
+        self, endpoint: ConnectionEndpoint, device: Device, irp: Irp, request: Connect, now: float
+    ) -> list[Effect]:
+        network = _network_of(device)
+        try:
+            following(endpoint.state, Input.CONNECT)
+            user_data = endpoint.user_data(Accept(request.information))
+            remote = self._destination(endpoint, device, request.information)
+            endpoint.move(Input.CONNECT)
+        except Refused as refusal:
+            return [irp.refuse(refusal)]
+        timeout = endpoint.profile.connect_timeout_seconds
+        irp.mark_pending()
+        endpoint.opening = irp
+        endpoint.opening_deadline = now + (timeout if request.timeout_seconds is None else request.timeout_seconds)
+        return network.dial(endpoint, remote, user_data, now)
+
+    @staticmethod
+    def _destination(
+        endpoint: ConnectionEndpoint, device: Device, information: PeerInformation | None
+    ) -> SocketAddress:
+        """Where a CONNECT goes, by the rules datagram destinations have (C6, S13 to S19)."""
+        address = _usable_address(endpoint)
+        if information is None:
+            raise Refused(
+                device.profile.null_information_status,
+                "a connect needs to be told where: the pointer is null",
+                rule="C6",
+            )
+        wanted = ConnectionInformation(information.remote_address, information.remote_address_length)
+        remote = pick_destination_untrusted(wanted, address.version, device.profile)
+        facts = host_facts_untrusted(remote.host)
+        check_cast(facts, device.is_broadcast(facts.text), device.profile)
+        if facts.is_multicast or device.is_broadcast(facts.text):
+            text = f"{remote} is many machines: a connection has one peer"
+            raise Refused(device.profile.bad_destination_status, text, rule="C6")
+        device.check_route(address, facts)
+        return remote
+
+    def _listen(self, endpoint: ConnectionEndpoint, device: Device, irp: Irp, request: Listen) -> list[Effect]:
+        network = _network_of(device)
+        try:
+            if endpoint.state is State.ASSOCIATED:
+                _usable_address(endpoint)
+            if request.flags & ListenFlags.QUERY_ACCEPT and not endpoint.profile.supports_query_accept:
+                text = f"{endpoint.network} cannot accept later: listen without TDI_QUERY_ACCEPT"
+                raise Refused(endpoint.profile.no_query_accept_status, text, rule="C14")
+            wanted = _filter_of(request.information)
+            endpoint.move(Input.LISTEN)
+        except Refused as refusal:
+            return [irp.refuse(refusal)]
+        address = endpoint.address
+        assert address is not None, "only an associated endpoint can listen"
+        irp.mark_pending()
+        endpoint.opening = irp
+        queue = self._listening.setdefault(address, deque())
+        queue.append(_Listening(endpoint, request, wanted))
+        return network.listens(address, True) if len(queue) == 1 else []
+
+    # Offers.
+
+    def wants_offers(self, address: AddressObject) -> bool:
+        """Whether somebody listens on an address."""
+        return address in self._listening
+
+    def offer(
+        self, addresses: Iterable[AddressObject], device: Device, link: Link, user_data: bytes, now: float
+    ) -> list[Effect]:
+        """Somebody wants to connect to one of these address objects: who gets the offer (C13 to C18)."""
+        for address in addresses:
+            queue = self._listening.get(address, ())
+            found = next((each for each in queue if each.matches(link.remote)), None)
+            if found is not None:
+                return self._take(address, found, device, link, user_data, now)
+        return link.abort(_network_of(device).profile.not_listening_status, b"", now)
+
+    def _take(
+        self, address: AddressObject, found: _Listening, device: Device, link: Link, user_data: bytes, now: float
+    ) -> list[Effect]:
+        effects = self._stop_listening(found.endpoint, device)
+        endpoint = found.endpoint
+        endpoint.offered(link, now)
+        self._timed[endpoint] = None
+        irp, endpoint.opening = endpoint.opening, None
+        assert irp is not None, "an endpoint that listens has its LISTEN"
+        irp.returned = PeerReturned(link.remote, user_data)
+        effects.append(irp.complete(NtStatus.SUCCESS))
+        if found.request.flags & ListenFlags.QUERY_ACCEPT:
+            effects.append(DeadlineChanged(endpoint.owner))
+        else:
+            information = found.request.information
+            endpoint.move(Input.ACCEPT)
+            endpoint.opening_deadline = None
+            effects += link.accept(b"" if information is None else information.user_data, now)
+        return effects
+
+    def _stop_listening(self, endpoint: ConnectionEndpoint, device: Device) -> list[Effect]:
+        address = endpoint.address
+        assert address is not None, "an endpoint that listens is associated"
+        queue = self._listening[address]
+        queue.remove(next(each for each in queue if each.endpoint is endpoint))
+        if queue:
+            return []
+        del self._listening[address]
+        return _network_of(device).listens(address, False)
+
+    # Ending.
+
+    def cancel(self, irp: Irp, endpoint: ConnectionEndpoint, device: Device, now: float) -> list[Effect]:
+        """The client wants a waiting request back: CONNECT and LISTEN end the attempt (C12), a send not begun goes."""
+        if irp.state is not IrpState.PENDING:
+            return []
+        text = "cancelled by its client"
+        if endpoint.opening is irp:
+            effects: list[Effect] = []
+            if endpoint.state is State.LISTENING:
+                effects += self._stop_listening(endpoint, device)
+            elif endpoint.link is not None:
+                effects += endpoint.link.abort(NtStatus.CANCELLED, b"", now)
+            return [*effects, *endpoint.failed(NtStatus.CANCELLED, text, "C12")]
+        if endpoint.incoming.take_back(irp) is not None or endpoint.outgoing.remove(irp) is not None:
+            return [irp.complete(NtStatus.CANCELLED, 0, text, "P7"), *endpoint.settle(now)]
+        waiting = [each for each in endpoint.releases if each[0] is irp]
+        if waiting:
+            endpoint.releases.remove(waiting[0])
+            return [irp.complete(NtStatus.CANCELLED, 0, "cancelled; the release goes on", "P7")]
+        return []
+
+    def cleanup(self, endpoint: ConnectionEndpoint, device: Device, now: float) -> list[Effect]:
+        """The last handle of an endpoint is gone: its connection is aborted, its requests end (CL2, CL4)."""
+        endpoint.closing = True
+        effects: list[Effect] = []
+        if endpoint.state is State.LISTENING:
+            effects += self._stop_listening(endpoint, device)
+        elif endpoint.link is not None:
+            effects += endpoint.link.abort(endpoint.profile.not_listening_status, b"", now)
+        endpoint.state = State.IDLE
+        endpoint.address = None
+        return effects + endpoint.end(NtStatus.CANCELLED, "its endpoint was cleaned up", "CL4")
+
+    def address_cleanup(self, address: AddressObject, device: Device) -> list[Effect]:
+        """An address goes: nobody can be offered to on it. Connections that stand keep on (CL8)."""
+        effects: list[Effect] = []
+        for listening in list(self._listening.get(address, ())):
+            effects += self._stop_listening(listening.endpoint, device)
+            effects += listening.endpoint.failed(NtStatus.CANCELLED, "its address object was cleaned up", "CL2")
+        return effects
+
+    # Time.
+
+    def next_deadline(self) -> float | None:
+        """When ``expire`` has something to do, if nothing else happens before."""
+        deadlines: list[float] = []
+        for endpoint in list(self._timed):
+            deadline = _deadline_of(endpoint)
+            if deadline is not None:
+                deadlines.append(deadline)
+            elif endpoint.outgoing.waits_since is None:
+                del self._timed[endpoint]
+        return min(deadlines, default=None)
+
+    def expire(self, now: float) -> list[Effect]:
+        """End what has taken too long: attempts, offers, releases, data on a segment that is cut."""
+        effects: list[Effect] = []
+        for endpoint in list(self._timed):
+            deadline = _deadline_of(endpoint)
+            if deadline is not None and deadline <= now:
+                effects += _expired(endpoint, now)
+        return effects
+
+
+def _deadline_of(endpoint: ConnectionEndpoint) -> float | None:
+    """When something of an endpoint runs out."""
+    deadlines = [deadline for _, deadline in endpoint.releases]
+    if endpoint.opening_deadline is not None:
+        deadlines.append(endpoint.opening_deadline)
+    waits_since = endpoint.outgoing.waits_since
+    if waits_since is not None and endpoint.link is not None and endpoint.link.is_cut:
+        deadlines.append(waits_since + endpoint.profile.stall_timeout_seconds)
+    return min(deadlines, default=None)
+
+
+def _expired(endpoint: ConnectionEndpoint, now: float) -> list[Effect]:
+    profile, link = endpoint.profile, endpoint.link
+    effects: list[Effect] = []
+    if endpoint.opening_deadline is not None and endpoint.opening_deadline <= now:
+        refused = endpoint.state is State.OFFERED
+        status = NtStatus.CONNECTION_REFUSED if refused else profile.connect_expired_status
+        effects += link.abort(status, b"", now) if link is not None else []
+        text = "the offer was not accepted in time" if refused else "nobody answered in time"
+        endpoint.opening_deadline = None
+        return effects + endpoint.failed(status, text, "C14" if refused else "C9")
+    late = any(deadline <= now for _, deadline in endpoint.releases)
+    status, text, rule = (
+        (profile.release_expired_status, "the peer did not release in time, so the connection was aborted", "C35")
+        if late
+        else (profile.stalled_status, "nothing got through for too long", "C9")
+    )
+    effects += link.abort(status, b"", now) if link is not None else []
+    endpoint.move(Input.ABORT)
+    endpoint.ended = status, text
+    effects += endpoint.event(EventType.DISCONNECT, flags=DisconnectFlags.ABORT)
+    return effects + endpoint.end(status, text, rule)
+
+
+def _network_of(device: Device) -> ConnectionNetwork:
+    network = device.connections
+    if network is None:
+        raise Misuse(f"{device.network} has no connections, so nothing can be connected on it")
+    return network
+
+
+def _usable_address(endpoint: ConnectionEndpoint) -> AddressObject:
+    address = endpoint.address
+    assert address is not None, "an endpoint that is not idle has an address"
+    if address.closing:
+        text = f"{address.local} has been closed: disassociate, and associate with an open address"
+        raise Refused(NtStatus.ADDRESS_CLOSED, text, rule="CL8")
+    return address
+
+
+def _filter_of(information: PeerInformation | None) -> SocketAddress | None:
+    """The address only offers from which a LISTEN takes, or None; Refused when it cannot be read (C15)."""
+    remote = None if information is None else information.remote_address
+    if information is None or remote is None:
+        return None
+    if isinstance(remote, SocketAddress):
+        return SocketAddress(host_facts_untrusted(remote.host).text, remote.port)
+    length = information.remote_address_length
+    data = bytes(remote if length is None else remote[:length])
+    return parse_transport_address_untrusted(data) if any(data) else None
