@@ -124,8 +124,14 @@ class SegmentLink:
             effects += self._knock(now)
         if self.accepted is not None and not self._established:
             effects += self._establish(now)
-        while self._established and (moved := self._move(0, now) or self._move(1, now)) is not None:
-            effects += moved
+        moving = self._established
+        while moving:
+            moving = False
+            for source in (0, 1):
+                moved = self._move(source, now)
+                if moved is not None:
+                    effects += moved
+                    moving = True
         return effects
 
     def drop_if_over(self) -> None:
