@@ -153,6 +153,9 @@ class UdpConfig(_Section):
     # Networks their datagrams may go to.
     reach: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     send_timeout_seconds: float = Field(default=1.0, gt=0)
+    # What the kernel keeps for a socket until it is read, as far as net.core.rmem_max allows: a burst of a few
+    # thousand small datagrams. It takes memory only while it is used.
+    receive_buffer_bytes: int = Field(default=4 * 1024 * 1024, ge=4096, le=1024**3)
 
     @field_validator("bind")
     @classmethod

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import trio
 
 from emulator.config import Config, MachineConfig
+from emulator.daemon.interfaces import broadcast_addresses
 from emulator.daemon.log import logger
-from emulator.daemon.udp import UdpSocket, status_of
+from emulator.daemon.udp import status_of
+from emulator.daemon.udp_sockets import UdpSockets
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
-from emulator.tdi.effects import BindSocket, CleanupComplete, CloseSocket, Complete, Deliver, Effect, Transmit
+from emulator.tdi.effects import (
+    BindSocket,
+    CleanupComplete,
+    CloseSocket,
+    Complete,
+    Deliver,
+    Effect,
+    JoinGroup,
+    LeaveGroup,
+    SendOutside,
+    Transmit,
+)
+from emulator.tdi.groups import SendOptions
 from emulator.tdi.irp import Irp
 from emulator.tdi.profile import Profile
 from emulator.tdi.query import QueryResult
@@ -28,6 +44,16 @@ class Owner(Protocol):
 
     def deliver(self, source: SocketAddress, flags: ReceiveFlags, data: bytes) -> None:
         """One datagram arrived."""
+
+
+class Outside(Protocol):
+    """What lies beyond the machine: the segments it is on, and their gateways."""
+
+    def send(self, wanted: SendOutside) -> None:
+        """A gateway has a datagram for a program outside."""
+
+    def sent_on(self, ports: Iterable[SegmentPort]) -> None:
+        """Something was done on these attachments: their segments may have a new deadline."""
 
 
 class Waiter(Protocol):
@@ -51,14 +77,15 @@ class Datagrams:
         profile = Profile(udp=config.udp_profile(settings))
         start = int(started_unix_seconds * 10_000_000) + FILETIME_OF_1970
         self._transport = Transport(machine, profile, ports, config.udp.bind, config.udp.reach, start)
-        self._sockets: dict[int, UdpSocket] = {}
-        self._nursery: trio.Nursery | None = None
+        self._transport.know_broadcasts(broadcast_addresses(config.udp.bind))
+        self._sockets = UdpSockets(self._transport, config.udp.receive_buffer_bytes, self._guarded)
+        self._ports = tuple(ports.values())
         self._pump: Callable[[], None] = lambda: None
         self._deadline_changed = trio.Event()
         self._open = True
         self._log = logger().bind(machine=machine)
         self.fault: Callable[[Exception], None] = self._raise
-        self.received = 0
+        self.outside: Outside | None = None
 
     @staticmethod
     def _raise(error: Exception) -> None:
@@ -80,18 +107,57 @@ class Datagrams:
 
     def _bind(self, wanted: BindSocket) -> OpenOutcome:
         try:
-            opened = UdpSocket(wanted.key, wanted.local)
+            local = self._sockets.bind(wanted)
         except OSError as error:
             return self._transport.socket_failed(wanted.key, status_of(error), error.strerror or str(error))
-        self._sockets[wanted.key] = opened
-        if self._nursery is not None:
-            self._nursery.start_soon(self._read, opened)
-        return self._transport.socket_bound(wanted.key, opened.local)
+        return self._transport.socket_bound(wanted.key, local)
 
     def send(self, irp: Irp) -> None:
         """Submit a TDI_SEND_DATAGRAM; its context learns how it ended, perhaps before this returns."""
         self._perform(self._transport.send_datagram(irp, trio.current_time()))
         self._deadline_changed.set()
+
+    def send_burst(self, handle: int, destination: SocketAddress, lengths: Sequence[int], data: bytes) -> int:
+        """Send as many as can leave at once of datagrams that stand back to back in ``data``; how many did.
+
+        The others have to be submitted one by one, and would have been refused or have to wait.
+        """
+        way = self._transport.burst_way(handle, destination, lengths)
+        if way is None:
+            return 0
+        if way.key:
+            count, byte_count, effects = self._sockets.send_burst(way, lengths, data)
+            self._transport.count_burst(handle, count, byte_count)
+        else:
+            count = len(lengths)
+            ends = list(accumulate(lengths))
+            datagrams = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+            effects = self._transport.carry_burst(handle, way, datagrams, trio.current_time())
+        self._perform(effects)
+        return count
+
+    def join(self, handle: int, group: str, interface: str) -> None:
+        """Make an address object a member of a multicast group; raises Refused."""
+        for effect in self._transport.join(handle, group, interface):
+            if isinstance(effect, JoinGroup):
+                try:
+                    self._sockets.join(effect)
+                except OSError as error:
+                    self._perform(self._transport.leave(handle, group, interface))
+                    text = f"the host does not let {group} be joined on {effect.interface}: {error.strerror}"
+                    raise Refused(status_of(error), text, rule="O7") from None
+
+    def leave(self, handle: int, group: str, interface: str) -> None:
+        """End one join of a group; raises Refused."""
+        self._perform(self._transport.leave(handle, group, interface))
+
+    def options(self, handle: int) -> SendOptions:
+        """How an address object's datagrams leave."""
+        return self._transport.options(handle)
+
+    def set_options(self, handle: int, options: SendOptions) -> None:
+        """From now on they leave so; raises Refused."""
+        self._transport.set_options(handle, options)
 
     def cancel(self, irp: Irp) -> None:
         """Windows: IoCancelIrp."""
@@ -121,89 +187,48 @@ class Datagrams:
         if self._open:
             self._open = False
             self._perform(self._transport.shutdown(trio.current_time()))
-            for key in list(self._sockets):
-                self._close_socket(key)
+            self._sockets.close_all()
 
     # ---- effects
 
     def _perform(self, effects: Iterable[Effect]) -> None:
-        pending = list(effects)
+        pending = deque(effects)
         while pending:
-            effect = pending.pop(0)
+            effect = pending.popleft()
             match effect:
                 case Complete(irp=irp):
                     cast(Waiter, irp.context).finish(effect)
                 case Deliver(owner=owner, source=source, data=data, flags=flags):
                     cast(Owner, owner).deliver(source, flags, data)
                 case Transmit(key=key):
-                    pending += self._transmit(key)
+                    pending += self._sockets.transmit(key)
                 case CloseSocket(key=key):
-                    self._close_socket(key)
+                    self._sockets.close(key)
+                case LeaveGroup():
+                    self._sockets.leave(effect)
+                case SendOutside():
+                    if self.outside is not None:
+                        self.outside.send(effect)
                 case CleanupComplete():
                     pass
                 case BindSocket():
                     raise Misuse("a socket is bound while its open is answered, nowhere else")
-
-    def _transmit(self, key: int) -> list[Effect]:
-        """Send what a socket's queue holds, as far as the socket takes it."""
-        effects: list[Effect] = []
-        opened = self._sockets.get(key)
-        while opened is not None and not opened.waits_to_write:
-            head = self._transport.next_transmit(key)
-            if head is None:
-                break
-            status, message = NtStatus.SUCCESS, ""
-            try:
-                if not opened.send(head.data, head.destination):
-                    opened.waits_to_write = True
-                    if self._nursery is not None:
-                        self._nursery.start_soon(self._write_later, opened)
-                    break
-            except OSError as error:
-                status, message = status_of(error), f"the host refused it: {error.strerror}"
-            effects += self._transport.transmitted(key, head.token, status, message)
-        return effects
-
-    def _close_socket(self, key: int) -> None:
-        closed = self._sockets.pop(key, None)
-        if closed is not None:
-            trio.lowlevel.notify_closing(closed.socket)
-            closed.close()
+                case JoinGroup():
+                    raise Misuse("a group is joined while that is answered, nowhere else")
+        if self.outside is not None:
+            self.outside.sent_on(self._ports)
 
     # ---- tasks
 
     async def run(
         self, pump: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """The machine's tasks: one for each socket, one for deadlines. ``pump`` sends on what they brought."""
+        """The machine's tasks: one for its sockets, one for deadlines. ``pump`` sends on what they brought."""
         self._pump = pump
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            nursery.start_soon(self._sockets.run, pump)
             nursery.start_soon(self._keep_deadlines)
             task_status.started()
-
-    async def _read(self, opened: UdpSocket) -> None:
-        while self._sockets.get(opened.key) is opened:
-            try:
-                await trio.lowlevel.wait_readable(opened.socket)
-            except (trio.ClosedResourceError, ValueError):
-                return
-            arrived = opened.receive()
-            self.received += len(arrived)
-            now = trio.current_time()
-            self._guarded(
-                effect
-                for source, data in arrived
-                for effect in self._transport.datagram_arrived(opened.key, source, None, data, now)
-            )
-
-    async def _write_later(self, opened: UdpSocket) -> None:
-        try:
-            await trio.lowlevel.wait_writable(opened.socket)
-        except (trio.ClosedResourceError, ValueError):
-            return
-        opened.waits_to_write = False
-        self._guarded([Transmit(opened.key)])
 
     async def _keep_deadlines(self) -> None:
         while True:
@@ -214,18 +239,27 @@ class Datagrams:
                 continue
             with trio.move_on_at(deadline):
                 await self._deadline_changed.wait()
-            self._guarded(self._transport.expire(trio.current_time()))
+            self._guarded(lambda: self._transport.expire(trio.current_time()))
+            self._pump()
 
-    def _guarded(self, effects: Iterable[Effect]) -> None:
-        """Perform what a task brought. A fault in the core ends this machine and nothing else."""
+    def _guarded(self, work: Callable[[], Iterable[Effect]]) -> None:
+        """Do what a task has found to do. A fault in the core ends this machine and nothing else."""
         try:
-            self._perform(effects)
+            self._perform(work())
         except Exception as error:  # noqa: BLE001 -- the machine is the unit of failure
             self.fault(error)
-        self._pump()
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Perform what a segment has for this machine, guarded as the machine's own tasks are."""
+        self._guarded(lambda: effects)
 
     # ---- looking in
 
+    @property
+    def received(self) -> int:
+        """Datagrams that have come in through real sockets."""
+        return self._sockets.received
+
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl machines`` shows of it."""
-        return {"udp_sockets": len(self._sockets), "datagrams_received": self.received}
+        return self._sockets.describe()

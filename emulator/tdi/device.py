@@ -133,7 +133,7 @@ class Device(ABC):
         if not isinstance(parameters, SendDatagram):
             raise Misuse(f"a datagram send has SendDatagram for parameters, not {type(parameters).__name__}")
         try:
-            destination = self._destination(address, parameters)
+            destination = self.destination_of(address, parameters)
             data = self._payload(parameters)
             self.queues.check_room(address, len(data))
         except Refused as refusal:
@@ -143,7 +143,17 @@ class Device(ABC):
         self.queues.put(address, path, irp, data, destination, now)
         return self._kick(path, now)
 
-    def _destination(self, address: AddressObject, parameters: SendDatagram) -> SocketAddress:
+    def is_crowded(self, address: AddressObject) -> bool:
+        """Whether a send would have to wait behind others."""
+        return self.queues.head(self._path(address)) is not None
+
+    def count_sent(self, datagrams: int, byte_count: int) -> None:
+        """So much has left (S44)."""
+        self.statistics.sent += datagrams
+        self.statistics.sent_bytes += byte_count
+
+    def destination_of(self, address: AddressObject, parameters: SendDatagram) -> SocketAddress:
+        """Where a send goes (S4, S5, S13 to S22); Refused when it may not."""
         profile = self.profile
         information = parameters.information
         if information is None:
@@ -186,8 +196,7 @@ class Device(ABC):
         """The head of a path was handed to the medium, or could not be: its request ends with ``status``."""
         send = self.queues.take_head(path, token)
         if not status.is_error:
-            self.statistics.sent += 1
-            self.statistics.sent_bytes += len(send.data)
+            self.count_sent(1, len(send.data))
         return send, self._ended(send, status, message)
 
     def _ended(self, send: QueuedSend, status: NtStatus, message: str = "", rule: str | None = None) -> list[Effect]:

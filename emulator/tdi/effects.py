@@ -33,11 +33,13 @@ class BindSocket(NamedTuple):
     """Bind a real UDP socket to ``local`` (port 0: any free one).
 
     Answer with ``socket_bound`` or ``socket_failed`` before any other call. The socket must never share its port with
-    another socket, allow broadcasts out, and, for IPv6, carry IPv6 only.
+    another socket, allow broadcasts out, and, for IPv6, carry IPv6 only. ``also`` are further hosts it shall be bound
+    to, on the same port; a broadcast address among them only as far as that is possible, and others may have it too.
     """
 
     key: int
     local: SocketAddress
+    also: tuple[str, ...] = ()
 
 
 class CloseSocket(NamedTuple):

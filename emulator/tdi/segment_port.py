@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emulator.status import NtStatus, Refused
 from emulator.tdi.address import AddressObject
+from emulator.tdi.bursts import BurstWay
 from emulator.tdi.constants import ShareAccess
 from emulator.tdi.device import Device
 from emulator.tdi.effects import Effect
@@ -80,6 +82,19 @@ class SegmentPort(Device):
         reason = segment.gateway.no_way_out(SocketAddress(self.host, address.local.port), facts.text)
         if reason is not None:
             raise Refused(self.profile.unreachable_status, f"{text}: {reason}", rule="S22")
+
+    def is_crowded(self, address: AddressObject) -> bool:
+        """Whether sends wait, or would."""
+        return self.segment.stalled or super().is_crowded(address)
+
+    def carry_burst(
+        self, address: AddressObject, way: BurstWay, datagrams: Sequence[bytes], now: float
+    ) -> list[Effect]:
+        """Hand a burst to the medium, which takes each datagram for itself (S23)."""
+        self.count_sent(len(datagrams), sum(map(len, datagrams)))
+        source = SocketAddress(self.host, address.local.port)
+        carry = self.segment.carry
+        return [each for data in datagrams for each in carry(source, way.destination, data, now, self, way.options)]
 
     def drain(self, now: float) -> list[Effect]:
         """Hand everything queued to the medium, unless it is stalled."""

@@ -14,7 +14,7 @@ Handles are numbers that are never reused within a machine. A client must only b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from emulator.status import Misuse, NtStatus, Refused
@@ -26,14 +26,13 @@ from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
 from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
 from emulator.tdi.device import Device
 from emulator.tdi.effects import CleanupComplete, Effect
-from emulator.tdi.groups import SendOptions
 from emulator.tdi.irp import Irp, IrpState
 from emulator.tdi.profile import Profile
 from emulator.tdi.query import QueryResult, answer
 from emulator.tdi.queues import QueuedSend
-from emulator.tdi.receive_side import ReceiveSide
 from emulator.tdi.segment import SegmentPort
 from emulator.tdi.segment_links import SegmentNetwork
+from emulator.tdi.send_side import SendSide
 from emulator.tdi.structures import Bytes, SocketAddress, canonical_untrusted, parse_transport_address_untrusted
 from emulator.tdi.udp import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, UDP_DEVICE_NAME, UDP_NETWORK, UdpDevice
 
@@ -59,7 +58,7 @@ def refused_open(refusal: Refused) -> OpenOutcome:
     return OpenOutcome(refusal.status, 0, message=refusal.message, rule=refusal.rule)
 
 
-class Transport(ReceiveSide):
+class Transport(SendSide):
     """All TDI devices of one machine.
 
     ``udp`` (also under its Windows name) and the segments it is attached to, by name.
@@ -211,38 +210,6 @@ class Transport(ReceiveSide):
             effects += self._devices[file.network].indications.cancel(file, irp)
         return effects + self.connections.cancel(irp, now)
 
-    # Groups and options.
-
-    def join(self, handle: int, group: str, interface: str = "0.0.0.0") -> list[Effect]:
-        """Make an address object a member of a multicast group on one interface; raises Refused (O7).
-
-        ``interface`` is the machine's own address on it, or the wildcard of either family for the first. What a
-        JoinGroup among the effects cannot get from the host is taken back with ``leave``.
-        """
-        address = self._address(handle)
-        return self._devices[address.network].join(address, group, interface)
-
-    def leave(self, handle: int, group: str, interface: str = "0.0.0.0") -> list[Effect]:
-        """End one join (O8); raises Refused. All that are left end with the cleanup."""
-        address = self._address(handle)
-        return self._devices[address.network].leave(address, group, interface)
-
-    def options(self, handle: int) -> SendOptions:
-        """How an address object's datagrams leave."""
-        return self._address(handle).options
-
-    def set_options(self, handle: int, options: SendOptions) -> None:
-        """From the next datagram it sends on; raises Refused. Change one with ``dataclasses.replace``."""
-        address = self._address(handle)
-        self._devices[address.network].set_options(address, options)
-
-    def _address(self, handle: int) -> AddressObject:
-        file = self.file(handle)
-        if not isinstance(file, AddressObject) or file.closing:
-            text = f"handle {handle} is no open address object, so it has no groups and no options"
-            raise Refused(NtStatus.INVALID_PARAMETER, text, rule="O3")
-        return file
-
     def query(self, handle: int, query_type: int, buffer_bytes: int | None) -> QueryResult:
         """Answer a TDI_QUERY_INFORMATION into a buffer of that many bytes (None: no buffer).
 
@@ -255,6 +222,10 @@ class Transport(ReceiveSide):
         return answer(self._devices[file.network], file, query_type, buffer_bytes)
 
     # The real sockets.
+
+    def know_broadcasts(self, hosts: Iterable[str]) -> None:
+        """These are broadcast addresses of the host's interfaces."""
+        self._udp.know_broadcasts(hosts)
 
     def next_transmit(self, key: int) -> QueuedSend | None:
         """What to try next on a socket: its ``data``, ``destination`` and ``token``. None when nothing waits."""

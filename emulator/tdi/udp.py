@@ -5,13 +5,14 @@ share a port would not share its datagrams, and address objects do (R2). An open
 is pending until the answer comes; the answer must come before any other call.
 
 What a machine may reach is part of what it is made with, the loopback by default. Everything else is refused with a
-status. A wildcard open is bound to the first of the machine's own addresses of its family, unless the wildcard itself
-is among them; it still reports the wildcard.
+status. A wildcard open is bound to all of the machine's own addresses of its family, unless the wildcard itself is
+among them; it still reports the wildcard. An address that another socket of the machine has at that moment stays there,
+and its datagrams reach the wildcard's object all the same (R1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
@@ -29,17 +30,19 @@ UDP_DEVICE_NAME = "\\Device\\Udp"
 
 LOOPBACK_ADDRESSES = ("127.0.0.1", "::1")
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
-BROADCAST_HOSTS = frozenset({"255.255.255.255", "127.255.255.255"})
+LOOPBACK_BROADCAST = "127.255.255.255"
+BROADCAST_HOSTS = frozenset({"255.255.255.255", LOOPBACK_BROADCAST})
 """The broadcast addresses known without asking an interface."""
 
 
 class _Socket:
     """One real socket: where it is bound, and the address objects that send through it."""
 
-    __slots__ = ("bound", "path", "users")
+    __slots__ = ("also", "bound", "path", "users")
 
-    def __init__(self, key: int, bound: SocketAddress) -> None:
+    def __init__(self, key: int, bound: SocketAddress, also: tuple[str, ...]) -> None:
         self.bound = bound
+        self.also = also
         self.path = SendPath(key)
         self.users = 0
 
@@ -63,6 +66,11 @@ class UdpDevice(Device):
         self._by_bound: dict[SocketAddress, int] = {}
         self._pending: tuple[_Socket, AddressObject] | None = None
         self._last_key = 0
+        self._broadcasts = BROADCAST_HOSTS
+
+    def know_broadcasts(self, hosts: Iterable[str]) -> None:
+        """These are broadcast addresses too."""
+        self._broadcasts |= frozenset(hosts)
 
     def _compute_reaches(self, host: str) -> bool:
         address = ip_address(host)
@@ -77,26 +85,30 @@ class UdpDevice(Device):
         if self._pending is not None:
             raise Misuse("the last BindSocket has not been answered with socket_bound or socket_failed yet")
         wanted = host_facts_untrusted(local.host)
-        host = self._host_to_bind(wanted)
-        _, broadcast = self.check_open(local, share, allowed=host is not None)
-        assert host is not None, "check_open refuses what is not allowed"
+        hosts = self._hosts_to_bind(wanted)
+        _, broadcast = self.check_open(local, share, allowed=bool(hosts))
         address = AddressObject(handle, owner, self.network, local, shared=share.is_shared, is_broadcast=broadcast)
-        bound = SocketAddress(host, local.port)
+        bound = SocketAddress(hosts[0], local.port)
         key = self._by_bound.get(bound)
         if key is not None:
             self._join(self._sockets[key], address)
             return address, ()
         self._last_key += 1
-        self._pending = _Socket(self._last_key, bound), address
-        return address, (BindSocket(self._last_key, bound),)
+        also = tuple(host for host in hosts[1:] if SocketAddress(host, local.port) not in self._by_bound)
+        self._pending = _Socket(self._last_key, bound, also), address
+        return address, (BindSocket(self._last_key, bound, also),)
 
-    def _host_to_bind(self, wanted: HostFacts) -> str | None:
-        """The real address for a wanted one; None when this machine may not have it."""
+    def _hosts_to_bind(self, wanted: HostFacts) -> tuple[str, ...]:
+        """The real addresses for a wanted one; none when this machine may not have it."""
         if any(own.text == wanted.text for own in self._locals):
-            return wanted.text
-        if wanted.is_wildcard:
-            return next((own.text for own in self._locals if own.version == wanted.version), None)
-        return None
+            return (wanted.text,)
+        if not wanted.is_wildcard:
+            return ()
+        hosts = [own.text for own in self._locals if own.version == wanted.version]
+        # A socket on one address hears no broadcasts, as a wildcard should.
+        if LOOPBACK_ADDRESSES[0] in hosts:
+            hosts.append(LOOPBACK_BROADCAST)
+        return tuple(hosts)
 
     def _join(self, socket: _Socket, address: AddressObject) -> None:
         socket.users += 1
@@ -117,7 +129,8 @@ class UdpDevice(Device):
         socket.bound = actual
         address.local = SocketAddress(address.local.host, actual.port)
         self._sockets[key] = socket
-        self._by_bound[actual] = key
+        for host in self._hosts_of(socket):
+            self._by_bound[SocketAddress(host, actual.port)] = key
         self._join(socket, address)
         return address
 
@@ -135,8 +148,14 @@ class UdpDevice(Device):
         if socket.users:
             return []
         del self._sockets[key]
-        del self._by_bound[socket.bound]
+        for host in self._hosts_of(socket):
+            del self._by_bound[SocketAddress(host, socket.bound.port)]
         return [CloseSocket(key)]
+
+    @staticmethod
+    def _hosts_of(socket: _Socket) -> list[str]:
+        """What only this socket has. The broadcast address is not: others may bind it too."""
+        return [socket.bound.host, *(host for host in socket.also if host not in BROADCAST_HOSTS)]
 
     # Sending and receiving.
 
@@ -180,8 +199,8 @@ class UdpDevice(Device):
     # What queries report.
 
     def is_broadcast(self, host: str) -> bool:
-        """The limited broadcast and the loopback's; those of real interfaces are not known here."""
-        return host in BROADCAST_HOSTS
+        """The limited broadcast, the loopback's, and those of interfaces that are known."""
+        return host in self._broadcasts
 
     def own_interface(self, host: str, version: int) -> str | None:
         """One of the addresses this machine may bind; the wildcard is the first of the family."""

@@ -1,0 +1,292 @@
+"""The real UDP sockets of one machine: opened, written, read and closed as its transport asks.
+
+One task serves them all: it waits for an ``epoll`` of its own, so that an idle socket costs no task, and a wake-up
+drains every socket that is ready. A transport address that stands for several host addresses, which a wildcard does
+where only some may be bound, has a socket for each of them: a ``_Group``.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import trio
+
+from emulator.daemon.trains import send_burst
+from emulator.daemon.udp import UdpSocket, status_of
+from emulator.status import NtStatus
+from emulator.tdi.bursts import BurstWay
+from emulator.tdi.effects import BindSocket, Effect, JoinGroup, LeaveGroup
+from emulator.tdi.queues import QueuedSend
+from emulator.tdi.structures import SocketAddress
+from emulator.tdi.transport import Transport
+from emulator.tdi.udp import BROADCAST_HOSTS
+
+# Ready sockets looked at in one wake-up; the others are still ready at the next.
+READY_SOCKETS = 64
+# A port the host chose for one address may be taken at another: so often another one is tried.
+PORT_TRIES = 8
+_IN, _OUT, _ERROR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
+
+
+class _Joined(NamedTuple):
+    group: str
+    interface: str
+
+
+class _Group:
+    """The sockets behind one transport address: the first is what a query reports and what it mostly sends through."""
+
+    __slots__ = ("by_host", "first", "joined", "key")
+
+    def __init__(self, key: int, first: UdpSocket) -> None:
+        self.key = key
+        self.first = first
+        self.by_host: dict[str, UdpSocket] = {}
+        self.joined: dict[_Joined, UdpSocket] = {}
+
+    def sockets(self) -> list[UdpSocket]:
+        return [self.first, *self.by_host.values(), *(each for each in self.joined.values() if each is not self.first)]
+
+    def way_to(self, destination: SocketAddress) -> UdpSocket:
+        """The socket a datagram leaves by: the one on the address the host's routes select (S22)."""
+        if not self.by_host:
+            return self.first
+        selected = self.by_host.get(_route_source(destination))
+        return self.first if selected is None or selected.local.host in BROADCAST_HOSTS else selected
+
+
+def _route_source(destination: SocketAddress) -> str:
+    """The own address the host would send from."""
+    family = socket.AF_INET6 if ":" in destination.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(tuple(destination))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+class UdpSockets:
+    """Every real UDP socket of one machine.
+
+    ``perform`` does what the transport returns, and ends the machine when that fails.
+    """
+
+    def __init__(
+        self, transport: Transport, receive_bytes: int, perform: Callable[[Callable[[], Iterable[Effect]]], None]
+    ) -> None:
+        self._transport = transport
+        self._receive_bytes = receive_bytes
+        self._perform = perform
+        self._groups: dict[int, _Group] = {}
+        self._by_descriptor: dict[int, tuple[_Group, UdpSocket]] = {}
+        self._epoll = select.epoll()
+        self.received = 0
+        self.late_errors = 0
+
+    # ---- opening and closing
+
+    def bind(self, wanted: BindSocket) -> SocketAddress:
+        """Open what a BindSocket asks for; what it is bound to. Raises OSError."""
+        for tries_left in reversed(range(PORT_TRIES)):
+            group = _Group(wanted.key, UdpSocket(wanted.local, self._receive_bytes))
+            try:
+                self._bind_others(group, wanted.also)
+            except OSError as error:
+                _close(group)
+                if wanted.local.port or error.errno != errno.EADDRINUSE or not tries_left:
+                    raise
+            else:
+                break
+        self._groups[wanted.key] = group
+        for each in group.sockets():
+            self._listen(group, each)
+        return group.first.local
+
+    def _bind_others(self, group: _Group, hosts: Iterable[str]) -> None:
+        port = group.first.local.port
+        for host in hosts:
+            is_broadcast = host in BROADCAST_HOSTS
+            try:
+                group.by_host[host] = UdpSocket(
+                    SocketAddress(host, port), self._receive_bytes, shared_port=is_broadcast
+                )
+            except OSError:
+                # Somebody else has the broadcast address to himself; then none are heard.
+                if not is_broadcast:
+                    raise
+
+    def _listen(self, group: _Group, opened: UdpSocket) -> None:
+        descriptor = opened.socket.fileno()
+        self._by_descriptor[descriptor] = group, opened
+        self._epoll.register(descriptor, _IN)
+
+    def _forget(self, opened: UdpSocket) -> None:
+        descriptor = opened.socket.fileno()
+        if self._by_descriptor.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+        opened.close()
+
+    def close(self, key: int) -> None:
+        """Close what a CloseSocket names."""
+        group = self._groups.pop(key, None)
+        if group is not None:
+            for each in group.sockets():
+                self._forget(each)
+
+    def close_all(self) -> None:
+        """The machine ends."""
+        for key in list(self._groups):
+            self.close(key)
+        if not self._epoll.closed:
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+            self._epoll.close()
+
+    # ---- groups
+
+    def join(self, wanted: JoinGroup) -> None:
+        """Perform a JoinGroup. Raises OSError.
+
+        A socket on one host address hears no multicasts, so the group gets a socket of its own, bound to its address.
+        """
+        group = self._groups[wanted.key]
+        if group.first.is_wildcard:
+            opened = group.first
+            opened.join(wanted.group, wanted.interface)
+        else:
+            local = SocketAddress(wanted.group, group.first.local.port)
+            opened = UdpSocket(local, self._receive_bytes, shared_port=True)
+            try:
+                opened.join(wanted.group, wanted.interface)
+            except OSError:
+                opened.close()
+                raise
+            self._listen(group, opened)
+        group.joined[_Joined(wanted.group, wanted.interface)] = opened
+
+    def leave(self, wanted: LeaveGroup) -> None:
+        """Perform a LeaveGroup; nothing happens for a group that was not joined."""
+        group = self._groups.get(wanted.key)
+        opened = group.joined.pop(_Joined(wanted.group, wanted.interface), None) if group is not None else None
+        if opened is None or group is None:
+            return
+        if opened is group.first:
+            opened.leave(wanted.group, wanted.interface)
+        else:
+            self._forget(opened)
+
+    # ---- out
+
+    def transmit(self, key: int) -> list[Effect]:
+        """Send what a socket's queue holds, as far as the socket takes it."""
+        effects: list[Effect] = []
+        group = self._groups.get(key)
+        while group is not None:
+            head = self._transport.next_transmit(key)
+            if head is None:
+                break
+            opened = group.way_to(head.destination)
+            outcome = self._send(group, opened, head)
+            if outcome is None:
+                break
+            effects += self._transport.transmitted(key, head.token, *outcome)
+            if opened.has_late_errors:
+                effects += self._tell_late_errors(group, opened)
+        return effects
+
+    def _send(self, group: _Group, opened: UdpSocket, head: QueuedSend) -> tuple[NtStatus, str] | None:
+        """How sending one went; None when the socket has no room, or had none before."""
+        if opened.waits_to_write:
+            return None
+        outcome: tuple[NtStatus, str] | None = (NtStatus.SUCCESS, "")
+        try:
+            opened.obey(head.address.options)
+            if not opened.send(head.data, head.destination):
+                self._wait_to_write(opened)
+                outcome = None
+        except OSError as error:
+            outcome = status_of(error), f"the host refused it: {error.strerror}"
+        return outcome
+
+    def _wait_to_write(self, opened: UdpSocket) -> None:
+        opened.waits_to_write = True
+        self._epoll.modify(opened.socket.fileno(), _IN | _OUT)
+
+    def send_burst(self, way: BurstWay, lengths: Sequence[int], data: bytes) -> tuple[int, int, list[Effect]]:
+        """Send datagrams that stand back to back in ``data``: how many left, how many bytes, and what else came of it.
+
+        The others have to be submitted one by one: the socket has no room, or the host refuses the next.
+        """
+        group = self._groups[way.key]
+        opened = group.way_to(way.destination)
+        if opened.waits_to_write:
+            return 0, 0, []
+        try:
+            opened.obey(way.options)
+        except OSError:
+            return 0, 0, []
+        with memoryview(data) as view:
+            end = send_burst(opened, way.destination, lengths, view)
+        effects = self._tell_late_errors(group, opened) if opened.has_late_errors else []
+        return end.datagrams, end.byte_count, effects
+
+    # ---- the task
+
+    async def run(self, pump: Callable[[], None]) -> None:
+        """Serve the sockets; ``pump`` sends on what they brought."""
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                ready = self._epoll.poll(0, READY_SOCKETS)
+            except (trio.ClosedResourceError, ValueError):
+                return
+            for descriptor, events in ready:
+                # One may have been closed by what another brought.
+                found = self._by_descriptor.get(descriptor)
+                if found is not None:
+                    self._serve(*found, events)
+            pump()
+
+    def _serve(self, group: _Group, opened: UdpSocket, events: int) -> None:
+        if events & _OUT and opened.waits_to_write:
+            opened.waits_to_write = False
+            self._epoll.modify(opened.socket.fileno(), _IN)
+            self._perform(lambda: self.transmit(group.key))
+        if events & _ERROR or opened.has_late_errors:
+            self._perform(lambda: self._tell_late_errors(group, opened))
+        if events & _IN:
+            self._perform(lambda: self._take(group, opened))
+
+    def _take(self, group: _Group, opened: UdpSocket) -> Iterable[Effect]:
+        arrived = opened.receive()
+        self.received += len(arrived)
+        now = trio.current_time()
+        take = self._transport.datagram_arrived
+        for source, destination, data in arrived:
+            yield from take(group.key, source, destination, data, now)
+
+    def _tell_late_errors(self, group: _Group, opened: UdpSocket) -> list[Effect]:
+        effects: list[Effect] = []
+        for status, peer in opened.late_errors():
+            self.late_errors += 1
+            effects += self._transport.path_error_event(group.key, status, peer)
+        return effects
+
+    # ---- looking in
+
+    def describe(self) -> dict[str, Any]:
+        """What ``vmbusctl machines`` shows of them."""
+        return {
+            "udp_sockets": len(self._groups),
+            "datagrams_received": self.received,
+            "late_errors": self.late_errors,
+        }
+
+
+def _close(group: _Group) -> None:
+    for each in group.sockets():
+        each.close()
