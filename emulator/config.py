@@ -138,6 +138,10 @@ class LimitsConfig(_Section):
     # Datagrams of one address that wait because its client has granted no window.
     datagram_backlog_bytes: int = Field(default=256 * 1024, ge=65536)
     datagram_window_packets: int = Field(default=64, ge=1)
+    # A client's event handler that has not answered by then has not accepted.
+    handler_seconds: float = Field(default=5.0, gt=0)
+    # Calls of one client's handlers that wait for their answer; each address object and connection has one at most.
+    outstanding_handler_calls: int = Field(default=1024, ge=1)
     # A client that has not said hello, or stopped in the middle of a frame, is gone or hostile by then.
     hello_seconds: float = Field(default=10.0, gt=0)
     frame_seconds: float = Field(default=10.0, gt=0)

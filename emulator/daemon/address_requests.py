@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from emulator.daemon.handler_requests import event_arguments
 from emulator.daemon.machine_requests import stale_or_unknown
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
@@ -12,13 +13,13 @@ from emulator.tdi.irp import Irp, build_send_datagram
 from emulator.tdi.structures import SocketAddress, pack_transport_address
 from emulator.wire.codec import encode_notification, encode_response
 from emulator.wire.runs import pack_datagrams
-from emulator.wire.schema import ADDRESS_DATAGRAMS
+from emulator.wire.schema import ADDRESS_DATAGRAMS, ADDRESS_TOLD
 from emulator.wire.window import PACKET_OVERHEAD_BYTES, ReceiveWindow, SendWindow
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
-    from emulator.tdi.effects import Complete
+    from emulator.tdi.effects import Ask, Complete, Effect, Tell
     from emulator.tdi.query import QueryResult
 
 # One turn of one address: what a frame can hold, and enough to amortise a system call.
@@ -53,6 +54,18 @@ class AddressEnd:
         self._waiting_bytes += cost
         self._waiting.append((pack_transport_address(source), int(flags), data))
         self.session.mark_ready(self)
+
+    def ask(self, ask: Ask) -> list[Effect]:
+        """A handler of its client is to be called."""
+        return self.session.questions.ask_handler(self, ask)
+
+    def tell(self, tell: Tell) -> None:
+        """A handler of its client is to be called, and nothing comes back."""
+        if self.is_open and not (tell.lossy and self.session.is_congested):
+            self.session.put(encode_notification(ADDRESS_TOLD, self.number, *event_arguments(tell)))
+
+    def __str__(self) -> str:
+        return f"{self.session}, address {self.number}"
 
     def granted(self, packets: int, byte_count: int) -> None:
         """The client granted more deliveries."""
@@ -125,7 +138,7 @@ class AddressRequests:
         end.machine.require_alive()
         return end
 
-    def _find_for_request(self, number: int) -> AddressEnd:
+    def find(self, number: int) -> AddressEnd:
         end = self._find(number)
         if end is None:
             raise Refused(NtStatus.ADDRESS_CLOSED, f"address {number} has been closed")
@@ -174,7 +187,7 @@ class AddressRequests:
             end.granted(packets, byte_count)
 
     def address_send_datagram(self, msgid: int, address: int, host: str, port: int, data: bytes) -> None:
-        end = self._find_for_request(address)
+        end = self.find(address)
         cost = len(data) + PACKET_OVERHEAD_BYTES
         if not end.inbound.arrive(cost):
             raise PeerViolation(f"address {address}: a datagram was sent although the window was used up")
@@ -185,7 +198,7 @@ class AddressRequests:
         end.machine.datagrams.send(irp)
 
     def address_query(self, msgid: int, address: int, query_type: int, length: int) -> tuple[Any, ...]:
-        end = self._find_for_request(address)
+        end = self.find(address)
         return _answer(end.machine.datagrams.query(end.handle, query_type, length))
 
     def network_query(self, msgid: int, machine: int, network: str, query_type: int, length: int) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import trio
 
 from emulator.config import Config, MachineConfig
+from emulator.daemon.handler_answers import HandlerAnswers
 from emulator.daemon.interfaces import broadcast_addresses
 from emulator.daemon.log import logger
 from emulator.daemon.udp import status_of
@@ -17,6 +18,7 @@ from emulator.daemon.udp_sockets import UdpSockets
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
 from emulator.tdi.effects import (
+    Ask,
     BindSocket,
     CleanupComplete,
     CloseSocket,
@@ -26,7 +28,9 @@ from emulator.tdi.effects import (
     JoinGroup,
     LeaveGroup,
     SendOutside,
+    Tell,
     Transmit,
+    Violation,
 )
 from emulator.tdi.groups import SendOptions
 from emulator.tdi.irp import Irp
@@ -44,6 +48,12 @@ class Owner(Protocol):
 
     def deliver(self, source: SocketAddress, flags: ReceiveFlags, data: bytes) -> None:
         """One datagram arrived."""
+
+    def ask(self, ask: Ask) -> list[Effect]:
+        """Its event handler is to be called; the effects of that, where it cannot be."""
+
+    def tell(self, tell: Tell) -> None:
+        """Its event handler is to be called, and nothing comes back."""
 
 
 class Outside(Protocol):
@@ -74,7 +84,7 @@ class Datagrams:
         ports: Mapping[str, SegmentPort],
         started_unix_seconds: float,
     ) -> None:
-        profile = Profile(udp=config.udp_profile(settings))
+        profile = Profile(udp=config.udp_profile(settings), handler_timeout_seconds=config.limits.handler_seconds)
         start = int(started_unix_seconds * 10_000_000) + FILETIME_OF_1970
         self._transport = Transport(machine, profile, ports, config.udp.bind, config.udp.reach, start)
         self._transport.know_broadcasts(broadcast_addresses(config.udp.bind))
@@ -86,6 +96,11 @@ class Datagrams:
         self._log = logger().bind(machine=machine)
         self.fault: Callable[[Exception], None] = self._raise
         self.outside: Outside | None = None
+        self.handlers = HandlerAnswers(self._transport, self._perform, self._look_at_deadlines)
+        self.violations = 0
+
+    def _look_at_deadlines(self) -> None:
+        self._deadline_changed.set()
 
     @staticmethod
     def _raise(error: Exception) -> None:
@@ -115,6 +130,11 @@ class Datagrams:
     def send(self, irp: Irp) -> None:
         """Submit a TDI_SEND_DATAGRAM; its context learns how it ended, perhaps before this returns."""
         self._perform(self._transport.send_datagram(irp, trio.current_time()))
+        self._deadline_changed.set()
+
+    def submit(self, irp: Irp) -> None:
+        """Submit any request; its context learns how it ended, perhaps before this returns."""
+        self._perform(self._transport.submit(irp, trio.current_time()))
         self._deadline_changed.set()
 
     def send_burst(self, handle: int, destination: SocketAddress, lengths: Sequence[int], data: bytes) -> int:
@@ -200,6 +220,13 @@ class Datagrams:
                     cast(Waiter, irp.context).finish(effect)
                 case Deliver(owner=owner, source=source, data=data, flags=flags):
                     cast(Owner, owner).deliver(source, flags, data)
+                case Ask(owner=owner):
+                    pending += cast(Owner, owner).ask(effect)
+                case Tell(owner=owner):
+                    cast(Owner, owner).tell(effect)
+                case Violation():
+                    self.violations += 1
+                    self._log.warning("tdi.violation", client=str(effect.owner), rule=effect.rule, why=effect.message)
                 case Transmit(key=key):
                     pending += self._sockets.transmit(key)
                 case CloseSocket(key=key):
@@ -262,4 +289,4 @@ class Datagrams:
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl machines`` shows of it."""
-        return self._sockets.describe()
+        return {**self._sockets.describe(), "tdi_violations": self.violations}

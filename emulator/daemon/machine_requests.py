@@ -37,6 +37,10 @@ class MachineRequests:
         self._session.acting_on = machine
         return machine
 
+    def attached(self) -> list[Machine]:
+        """Every machine this session acts on."""
+        return self._machines
+
     def close_all(self, reason: str) -> None:
         """Give back the memory this session holds."""
         for machine in self._machines:

@@ -22,10 +22,12 @@ import trio
 from emulator.daemon.address_requests import AddressRequests
 from emulator.daemon.bus_requests import BusRequests
 from emulator.daemon.channel_requests import ChannelRequests
+from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
 from emulator.daemon.machine_requests import MachineRequests
 from emulator.daemon.operation_requests import OperationRequests
 from emulator.daemon.outlet import Outlet
+from emulator.daemon.receive_requests import ReceiveRequests
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.codec import (
     BadRequest,
@@ -34,6 +36,7 @@ from emulator.wire.codec import (
     Message,
     Notification,
     Request,
+    Response,
     WireError,
     encode_error,
     encode_notification,
@@ -107,6 +110,8 @@ class Session:
         self.machine_requests = MachineRequests(self)
         self.channel_requests = ChannelRequests(self)
         self.address_requests = AddressRequests(self)
+        self.receive_requests = ReceiveRequests(self)
+        self.questions = Questions(self)
         self.bus_requests = BusRequests(self)
         self.operation_requests = OperationRequests(self)
         self._handlers = self._collect_handlers()
@@ -120,6 +125,7 @@ class Session:
             self.machine_requests,
             self.channel_requests,
             self.address_requests,
+            self.receive_requests,
             self.bus_requests,
             self.operation_requests,
         )
@@ -134,6 +140,11 @@ class Session:
     def is_quiet(self) -> bool:
         """Whether nothing is on its way: every request is answered, and every answer has left."""
         return not (self.pending or self._outlet.queued_bytes)
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much waits to be written that what may be lost had better be."""
+        return self._outlet.queued_bytes >= OUTBOX_HIGH_BYTES
 
     # ---- life
 
@@ -170,7 +181,15 @@ class Session:
         self.is_open = False
         self._ready.clear()
         reason = self._farewell[1] if self._farewell else "the client went away"
-        for owner in (self.bus_requests, self.channel_requests, self.address_requests, self.machine_requests):
+        owners = (
+            self.bus_requests,
+            self.channel_requests,
+            self.address_requests,
+            self.questions,
+            self.receive_requests,
+            self.machine_requests,
+        )
+        for owner in owners:
             try:
                 owner.close_all(f"{self} ended: {reason}")
             except Exception as error:  # noqa: BLE001 -- the others still have to be closed, and the daemon goes on
@@ -253,8 +272,9 @@ class Session:
             case BadRequest(msgid, status, text):
                 self._require_hello(None)
                 self.put(encode_error(msgid, status, text))
-            case _:
-                raise WireError("a response came to a request that was never sent")
+            case Response():
+                self._require_hello(None)
+                self.questions.answered(message)
 
     def _answer(self, msgid: int, method: Method, args: tuple[Any, ...]) -> None:
         self._require_hello(method)

@@ -85,6 +85,10 @@ class Loans:
         else:
             loan.returned = True
 
+    def owners(self) -> list[object]:
+        """Everybody who has a loan out."""
+        return list(self._held)
+
     def forget(self, owner: object) -> None:
         """An owner is gone: what it never returned is free."""
         for loan in [loan for loan in self._loans.values() if loan.owner == owner]:

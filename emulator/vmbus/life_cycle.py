@@ -10,8 +10,8 @@ it looks for one; open is what both are while rings are between them::
                                      Closed
 
 What is asked for (enable, start, pause, disable, the peer coming and going) is noted, whatever runs at that moment.
-Where nothing runs, what is noted *urges* the next step; ``_URGED`` says which. ``_FINISHED`` says what the end of a step
-leads to. A phase and an input that are in neither table do not happen.
+Where nothing runs, what is noted *urges* the next step; ``_URGED`` says which. ``_FINISHED`` says what the end of a
+step leads to. A phase and an input that are in neither table do not happen.
 
 Inputs return effects, performed in order before the next input. Time is seconds; ``deadline`` is when the running
 callback has had enough of it.

@@ -43,9 +43,32 @@ from emulator.wire.method import (
     row,
 )
 from emulator.wire.operation_rows import DAEMON_LOG_LEVEL
+from emulator.wire.receive_rows import (
+    ADDRESS_EVENT,
+    ADDRESS_RECEIVE_DATAGRAM,
+    ADDRESS_REQUEST_COMPLETED,
+    ADDRESS_SET_EVENT_HANDLER,
+    ADDRESS_TOLD,
+    MACHINE_RETURN_CHAINED,
+)
 
 # A family of rows in a module of its own is imported here and named below: what stands in this module is the table.
-__all__ = ["BY_NAME", "DAEMON_LOG_LEVEL", "METHODS", "PAYLOAD", "PROTOCOL_VERSION", "Direction", "Kind", "Method"]
+__all__ = [
+    "ADDRESS_EVENT",
+    "ADDRESS_RECEIVE_DATAGRAM",
+    "ADDRESS_REQUEST_COMPLETED",
+    "ADDRESS_SET_EVENT_HANDLER",
+    "ADDRESS_TOLD",
+    "BY_NAME",
+    "DAEMON_LOG_LEVEL",
+    "MACHINE_RETURN_CHAINED",
+    "METHODS",
+    "PAYLOAD",
+    "PROTOCOL_VERSION",
+    "Direction",
+    "Kind",
+    "Method",
+]
 
 PROTOCOL_VERSION = 1
 

@@ -39,6 +39,7 @@ class RawClient:
         sock.setblocking(False)
         self.sock = sock
         self.notices: list[tuple[str, list[Any]]] = []
+        self.questions: list[tuple[int, str, list[Any]]] = []
         self.answers: dict[int, tuple[list[Any] | None, list[Any]]] = {}
         self.descriptors: list[int] = []
         self._unpacker = msgpack.Unpacker(max_buffer_size=1 << 26)
@@ -104,6 +105,18 @@ class RawClient:
                     return args
             assert await self.hear(), f"the connection ended before a {method}"
 
+    async def question(self, method: str) -> tuple[int, list[Any]]:
+        """The msgid and arguments of the next request of the daemon's, which must be of this method."""
+        while not self.questions:
+            assert await self.hear(), f"the connection ended before a {method}"
+        msgid, name, args = self.questions.pop(0)
+        assert name == method
+        return msgid, args
+
+    async def respond(self, msgid: int, *result: object) -> None:
+        """Answer a request of the daemon's."""
+        await self.say(response(msgid, *result))
+
     async def goodbye(self) -> tuple[NtStatus, str]:
         """Why the daemon ended the session; whatever else comes before the end of the stream is kept."""
         while await self.hear():
@@ -126,6 +139,8 @@ class RawClient:
         for message in self._unpacker:
             if message[0] == 1:
                 self.answers[message[1]] = message[2], message[3]
+            elif message[0] == 0:
+                self.questions.append((message[1], message[2], message[3]))
             elif message[0] == 2:
                 self.notices.append((message[1], message[2]))
         return bool(data)
@@ -158,6 +173,12 @@ class RawClient:
 def request(msgid: int, method: str, *args: object) -> bytes:
     """A request as bytes, right or wrong."""
     packed: bytes = msgpack.packb([0, msgid, method, args])
+    return packed
+
+
+def response(msgid: int, *result: object, error: object = None) -> bytes:
+    """A response as bytes, right or wrong."""
+    packed: bytes = msgpack.packb([1, msgid, error, None if error else result])
     return packed
 
 

@@ -43,9 +43,9 @@ def test_every_row_is_in_the_table_under_its_own_name() -> None:
     assert {name: row.name.replace(".", "_").upper() for name, row in rows.items()} == {name: name for name in rows}
 
 
-def test_the_daemon_only_notifies_but_for_ping() -> None:
+def test_the_daemon_asks_nothing_but_for_a_ping_and_what_a_handler_returns() -> None:
     requests = [row.name for row in METHODS if row.kind is Kind.REQUEST and row.direction is not Direction.TO_DAEMON]
-    assert requests == ["ping"]
+    assert requests == ["ping", "address.event"]
 
 
 @pytest.mark.parametrize("row", METHODS, ids=lambda row: row.name)
@@ -108,7 +108,7 @@ def test_the_frame_limit_has_room_for_the_largest_ring_packet_and_its_page_list(
 
 def test_the_limit_of_elements_has_room_for_the_widest_row() -> None:
     widest = max(max(len(row.params), len(row.result)) for row in METHODS)
-    assert widest == 9
+    assert widest == 12
     assert FrameLimits().elements >= widest + 5
     assert FrameLimits().depth >= 2
 
