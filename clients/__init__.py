@@ -6,6 +6,8 @@
 
 from clients.bus import BusGuest, attach_bus
 from clients.connection import Connection, connect
+from clients.file_calls import IrpResult
+from clients.files import File
 from clients.inbox import Datagram
 from clients.memory import Buffer, MachineMemory
 from clients.protocol import ConnectionLost, RequestFailed
@@ -24,7 +26,9 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "Datagram",
+    "File",
     "IoStatus",
+    "IrpResult",
     "Machine",
     "MachineMemory",
     "OfferedChannel",

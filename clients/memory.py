@@ -132,6 +132,17 @@ class Buffer:
         self._check(offset, count)
         return self._memory.mapped.read_range(self.range, offset, count)
 
+    def address(self, offset: int = 0, byte_count: int = 1) -> int:
+        """The guest physical address of a byte of it, for structures that point at it.
+
+        Raises ValueError when the ``byte_count`` bytes from there are not in one piece: keep a structure in one page.
+        """
+        self._check(offset, byte_count)
+        first, last = offset >> PAGE_SHIFT, (offset + max(byte_count, 1) - 1) >> PAGE_SHIFT
+        if self.pfns[last] - self.pfns[first] != last - first:
+            raise ValueError(f"{byte_count} bytes at offset {offset} lie on pages that do not follow each other")
+        return (self.pfns[first] << PAGE_SHIFT) + offset % PAGE_SIZE
+
     def _check(self, offset: int, byte_count: int) -> None:
         if self._is_freed:
             raise ValueError("this buffer has been freed")

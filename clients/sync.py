@@ -21,6 +21,7 @@ from clients.inbox import AddressState, EndState, OfferState
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
 from clients.sync_bus import BusGuest, attach_bus
+from clients.sync_files import File
 from clients.sync_tdi import Address
 from clients.sync_vmbus import Channel, Machine, OfferedChannel, Packet
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
@@ -32,6 +33,7 @@ __all__ = [
     "BusGuest",
     "Channel",
     "Connection",
+    "File",
     "Machine",
     "OfferedChannel",
     "Packet",

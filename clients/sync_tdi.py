@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from clients import requests
+from clients import file_calls, requests
 from clients.inbox import AddressState, Datagram
 from clients.requests import IoStatus
 
 if TYPE_CHECKING:
     from clients.sync import Connection
+    from clients.sync_files import File
 
 
 class Address:
@@ -30,6 +31,13 @@ class Address:
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
         call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
         return requests.raise_on_error(*self._connection.finish(call))
+
+    @property
+    def file(self) -> File:
+        """The same file for requests as bytes. Windows: FILE_OBJECT."""
+        from clients.sync_files import File  # it is made of this module
+
+        return File(self._connection, file_calls.of_address(self._state, self.local))
 
     def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on this address; the structure's bytes."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from clients import requests
+from clients import file_calls, requests
 from clients.inbox import AddressState, Datagram
 from clients.protocol import ConnectionLost
 from clients.requests import IoStatus
 
 if TYPE_CHECKING:
     from clients.connection import Connection
+    from clients.files import File
 
 
 class Address:
@@ -31,6 +32,13 @@ class Address:
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
         call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
         return requests.raise_on_error(*await self._connection.finish(call))
+
+    @property
+    def file(self) -> File:
+        """The same file for requests as bytes. Windows: FILE_OBJECT."""
+        from clients.files import File  # it is made of this module
+
+        return File(self._connection, file_calls.of_address(self._state, self.local))
 
     async def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on this address; the structure's bytes."""

@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from clients import requests
+from clients import file_calls, requests
 from clients.bus import BusGuest, attach_bus
 from clients.direct_calls import DirectPacket
+from clients.files import File
 from clients.inbox import EndState, OfferState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory, pages_of
 from clients.protocol import ConnectionLost, RequestFailed
@@ -18,6 +19,7 @@ from clients.tdi import Address
 from clients.unix import Attached
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
+from emulator.tdi.builders import Location
 from emulator.vmbus.send_rules import SendFlags
 from emulator.wire.schema import MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
 
@@ -123,6 +125,15 @@ class Machine:
         call = requests.open_address(self._connection.protocol, self.number, network, local, share)
         await self._connection.finish(call)
         return Address(self._connection, *call.built)
+
+    async def create(self, location: Location, attributes: bytes = b"", *, network: str = "udp") -> File:
+        """Open a file as a driver does: by a create request and its extended attributes. Windows: IRP_MJ_CREATE.
+
+        Raises RequestFailed when it is refused.
+        """
+        call = file_calls.create(self._connection.protocol, self.number, network, location, attributes)
+        await self._connection.finish(call)
+        return File(self._connection, file_calls.created(call))
 
     async def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""

@@ -154,23 +154,47 @@ class AddressRequests:
     def address_open(
         self, msgid: int, machine: int, network: str, host: str, port: int, share: bool, packets: int, byte_count: int
     ) -> tuple[Any, ...]:
-        found = self._session.machine_requests.find(machine)
-        limits = self._session.limits
-        if len(self._addresses) >= limits.addresses_per_session:
+        end = self.new_end(self._session.machine_requests.find(machine), (packets, byte_count))
+        access = ShareAccess.READ | ShareAccess.WRITE if share else ShareAccess.EXCLUSIVE
+        outcome = end.machine.datagrams.open(network, SocketAddress(host, port), access, end)
+        local = outcome.local or SocketAddress(host, port)
+        return self.add(end, outcome.handle), local.host, local.port, *self.send_grant
+
+    @property
+    def send_grant(self) -> tuple[int, int]:
+        """Datagrams, and bytes of them, that a client may have on the way on one address."""
+        packets = self._session.limits.datagram_window_packets
+        return packets, packets * (LARGEST_DATAGRAM + PACKET_OVERHEAD_BYTES)
+
+    def new_end(self, machine: Machine, grant: tuple[int, int]) -> AddressEnd:
+        """What will own an address object of a machine; Refused when this session has as many as it may have."""
+        if len(self._addresses) >= self._session.limits.addresses_per_session:
             text = f"this session already has {len(self._addresses)} addresses open; close one first"
             raise Refused(NtStatus.TOO_MANY_ADDRESSES, text)
-        sends = (
-            limits.datagram_window_packets,
-            limits.datagram_window_packets * (LARGEST_DATAGRAM + PACKET_OVERHEAD_BYTES),
-        )
-        end = AddressEnd(found, self._session, (packets, byte_count), sends)
-        access = ShareAccess.READ | ShareAccess.WRITE if share else ShareAccess.EXCLUSIVE
-        outcome = found.datagrams.open(network, SocketAddress(host, port), access, end)
-        local = outcome.local or SocketAddress(host, port)
+        return AddressEnd(machine, self._session, grant, self.send_grant)
+
+    def new_number(self) -> int:
+        """A number for a file. Addresses and other files count together, so that a number says which file."""
         self._given += 1
-        end.handle, end.number = outcome.handle, self._given
+        return self._given
+
+    def add(self, end: AddressEnd, handle: int) -> int:
+        """An address object was opened for an end; its number."""
+        end.handle, end.number = handle, self.new_number()
         self._addresses[end.number] = end
-        return end.number, local.host, local.port, *sends
+        return end.number
+
+    def find_end(self, number: int) -> AddressEnd | None:
+        """The open address object of that number."""
+        return self._addresses.get(number)
+
+    def forget(self, number: int) -> None:
+        """An address object was closed as a file."""
+        self._addresses.pop(number, None)
+
+    def was_given(self, number: int) -> bool:
+        """Whether a file ever had this number."""
+        return 1 <= number <= self._given
 
     def address_close(self, msgid: int, address: int) -> tuple[Any, ...]:
         end = self._find(address)
@@ -195,7 +219,7 @@ class AddressRequests:
         self._session.pending[msgid] = pending
         irp = build_send_datagram(end.handle, SocketAddress(host, port), data, len(data), pending)
         pending.irp = irp
-        end.machine.datagrams.send(irp)
+        end.machine.datagrams.submit(irp)
 
     def address_query(self, msgid: int, address: int, query_type: int, length: int) -> tuple[Any, ...]:
         end = self.find(address)

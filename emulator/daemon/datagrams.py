@@ -16,7 +16,7 @@ from emulator.daemon.log import logger
 from emulator.daemon.udp import status_of
 from emulator.daemon.udp_sockets import UdpSockets
 from emulator.status import Misuse, NtStatus, Refused
-from emulator.tdi.constants import ReceiveFlags, ShareAccess
+from emulator.tdi.constants import FileKind, ReceiveFlags, ShareAccess
 from emulator.tdi.effects import (
     Ask,
     BindSocket,
@@ -34,6 +34,7 @@ from emulator.tdi.effects import (
 )
 from emulator.tdi.groups import SendOptions
 from emulator.tdi.irp import Irp
+from emulator.tdi.layout import Arch
 from emulator.tdi.profile import Profile
 from emulator.tdi.query import QueryResult
 from emulator.tdi.segment import SegmentPort
@@ -90,6 +91,8 @@ class Datagrams:
         self._transport.know_broadcasts(broadcast_addresses(config.udp.bind))
         self._sockets = UdpSockets(self._transport, config.udp.receive_buffer_bytes, self._guarded)
         self._ports = tuple(ports.values())
+        self._cleaning: dict[int, Callable[[], None]] = {}
+        self._to_close: set[int] = set()
         self._pump: Callable[[], None] = lambda: None
         self._deadline_changed = trio.Event()
         self._open = True
@@ -110,7 +113,15 @@ class Datagrams:
 
     def open(self, network: str, local: SocketAddress, share: ShareAccess, owner: Owner) -> OpenOutcome:
         """Open an address object; raises Refused."""
-        outcome = self._transport.open_address(network, local, share, owner)
+        return self._settle(self._transport.open_address(network, local, share, owner))
+
+    def create(self, network: str, attributes: bytes, share: ShareAccess, owner: Owner, arch: Arch) -> OpenOutcome:
+        """Open what an attribute list asks for; raises Refused. Windows: IRP_MJ_CREATE."""
+        pointer_bytes = arch.pointer_bytes
+        return self._settle(self._transport.create(network, attributes, share, owner, pointer_bytes=pointer_bytes))
+
+    def _settle(self, outcome: OpenOutcome) -> OpenOutcome:
+        """Give an open the socket it waits for."""
         if outcome.status is NtStatus.PENDING:
             (effect,) = outcome.effects
             if not isinstance(effect, BindSocket):
@@ -127,9 +138,9 @@ class Datagrams:
             return self._transport.socket_failed(wanted.key, status_of(error), error.strerror or str(error))
         return self._transport.socket_bound(wanted.key, local)
 
-    def send(self, irp: Irp) -> None:
-        """Submit a TDI_SEND_DATAGRAM; its context learns how it ended, perhaps before this returns."""
-        self._perform(self._transport.send_datagram(irp, trio.current_time()))
+    def submit(self, irp: Irp) -> None:
+        """Submit any request; its context learns how it ended, perhaps before this returns."""
+        self._perform(self._transport.submit(irp, trio.current_time()))
         self._deadline_changed.set()
 
     def submit(self, irp: Irp) -> None:
@@ -197,10 +208,39 @@ class Datagrams:
         finally:
             self.close(control.handle)
 
+    def kind_of(self, handle: int) -> FileKind:
+        """Which of the three kinds of file a handle stands for; raises Refused. Windows: FsContext2."""
+        return self._transport.file(handle).kind
+
+    def cleanup(self, handle: int, then: Callable[[], None]) -> None:
+        """The last use of a handle is over; ``then`` is called when all its requests are. Windows: IRP_MJ_CLEANUP.
+
+        Raises Refused for a handle that is not open, or was cleaned up before.
+        """
+        effects = self._transport.cleanup(handle, trio.current_time())
+        self._cleaning[handle] = then
+        self._perform(effects)
+        self._deadline_changed.set()
+
     def close(self, handle: int) -> None:
-        """Clean an address object up and close it; what it still had to send completes with CANCELLED."""
-        self._perform(self._transport.cleanup(handle, trio.current_time()))
-        self._perform(self._transport.close(handle))
+        """Close a handle, cleaned up before or not, as soon as its cleanup is complete. Windows: IRP_MJ_CLOSE.
+
+        What it still had to send completes with CANCELLED, or is sent first where the profile says so.
+        """
+        if not self._transport.file(handle).closing:
+            self.cleanup(handle, lambda: None)
+        if handle in self._cleaning:
+            self._to_close.add(handle)
+        else:
+            self._perform(self._transport.close(handle))
+
+    def _cleaned(self, handle: int) -> None:
+        then = self._cleaning.pop(handle, None)
+        if then is not None:
+            then()
+        if handle in self._to_close:
+            self._to_close.remove(handle)
+            self._perform(self._transport.close(handle))
 
     def close_all(self) -> None:
         """The machine ends."""
@@ -236,8 +276,8 @@ class Datagrams:
                 case SendOutside():
                     if self.outside is not None:
                         self.outside.send(effect)
-                case CleanupComplete():
-                    pass
+                case CleanupComplete(handle=handle):
+                    self._cleaned(handle)
                 case BindSocket():
                     raise Misuse("a socket is bound while its open is answered, nowhere else")
                 case JoinGroup():

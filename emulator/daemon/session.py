@@ -22,6 +22,7 @@ import trio
 from emulator.daemon.address_requests import AddressRequests
 from emulator.daemon.bus_requests import BusRequests
 from emulator.daemon.channel_requests import ChannelRequests
+from emulator.daemon.file_requests import FileRequests
 from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
 from emulator.daemon.machine_requests import MachineRequests
@@ -112,6 +113,7 @@ class Session:
         self.address_requests = AddressRequests(self)
         self.receive_requests = ReceiveRequests(self)
         self.questions = Questions(self)
+        self.file_requests = FileRequests(self)
         self.bus_requests = BusRequests(self)
         self.operation_requests = OperationRequests(self)
         self._handlers = self._collect_handlers()
@@ -126,6 +128,7 @@ class Session:
             self.channel_requests,
             self.address_requests,
             self.receive_requests,
+            self.file_requests,
             self.bus_requests,
             self.operation_requests,
         )
@@ -185,6 +188,7 @@ class Session:
             self.bus_requests,
             self.channel_requests,
             self.address_requests,
+            self.file_requests,
             self.questions,
             self.receive_requests,
             self.machine_requests,

@@ -12,6 +12,7 @@ session can name what belongs to another.
 from __future__ import annotations
 
 from emulator.wire.fields import Field, Maybe
+from emulator.wire.file_rows import FILE_CREATE, IRP_SUBMIT, IRP_SUBMIT_AT
 from emulator.wire.method import (
     ADDRESS,
     BOOL,
@@ -61,6 +62,9 @@ __all__ = [
     "ADDRESS_TOLD",
     "BY_NAME",
     "DAEMON_LOG_LEVEL",
+    "FILE_CREATE",
+    "IRP_SUBMIT",
+    "IRP_SUBMIT_AT",
     "MACHINE_RETURN_CHAINED",
     "METHODS",
     "PAYLOAD",

@@ -104,13 +104,20 @@ CLIENT_SHARED = (
     "clients.direct_calls",
     "clients.direct_rings",
     "clients.bus_calls",
+    "clients.file_calls",
 )
-CLIENT_SYNC = ("clients.sync", "clients.sync_vmbus", "clients.sync_tdi", "clients.sync_bus")
+CLIENT_SYNC = ("clients.sync", "clients.sync_vmbus", "clients.sync_tdi", "clients.sync_bus", "clients.sync_files")
 BELOW_CLIENTS = (
     *FOUNDATION,
     "emulator.vmbus",
     "emulator.tdi.structures",
     "emulator.tdi.constants",
+    "emulator.tdi.builders",
+    "emulator.tdi.layout",
+    "emulator.tdi.request_layouts",
+    "emulator.tdi.address_layouts",
+    "emulator.tdi.query_layouts",
+    "emulator.tdi.nt_layouts",
     "emulator.wire",
     "emulator.place",
 )

@@ -1,0 +1,67 @@
+"""Files and requests as bytes: the trio face. For drivers and tests that build their requests themselves."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from clients import file_calls
+from clients.file_calls import FileState, IrpResult
+from clients.tdi import Address
+from emulator.memory import Mdl
+from emulator.tdi.builders import Location
+from emulator.tdi.layout import Arch
+
+if TYPE_CHECKING:
+    from clients.connection import Connection
+
+
+class File:
+    """An open file of a transport: an address, a connection endpoint or a control channel. Windows: FILE_OBJECT."""
+
+    def __init__(self, connection: Connection, state: FileState) -> None:
+        self._connection = connection
+        self._state = state
+        self.kind = state.kind
+        self.local = state.local
+
+    @property
+    def number(self) -> int:
+        """Its number in this session, where a request names another file."""
+        return self._state.number
+
+    @property
+    def address(self) -> Address:
+        """The same file with the calls of an address, datagrams that arrive included. Raises ValueError for others."""
+        if self._state.address is None or self.local is None:
+            raise ValueError(f"a {self.kind.name.lower()} file has no address")
+        return Address(self._connection, self._state.address, self.local)
+
+    async def submit(
+        self, location: Location, *, mdl: Mdl | None = None, buffer: bytes = b"", buffer_at: int = 0
+    ) -> IrpResult:
+        """Submit a request as bytes and wait for its end, whatever it is; cancelling the call cancels the request.
+
+        Pointers in ``location`` are guest physical addresses. ``buffer`` is a device control's input, and ``buffer_at``
+        the address that pointers into it count from.
+        """
+        call = file_calls.submit(self._connection.protocol, self._state, location, mdl, buffer, buffer_at)
+        return file_calls.result(await self._connection.finish(call))
+
+    async def submit_at(self, irp: int, arch: Arch = Arch.X64) -> IrpResult:
+        """Submit the IRP that lies at a guest physical address; its status block is written there too."""
+        call = file_calls.submit_at(self._connection.protocol, self._state, irp, arch)
+        return file_calls.result(await self._connection.finish(call))
+
+    async def close(self) -> None:
+        """Clean it up and close it; requests still waiting end with CANCELLED."""
+        for call in file_calls.begin_close(self._connection.protocol, self._state):
+            await self._connection.finish(call)
+
+    async def __aenter__(self) -> File:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
