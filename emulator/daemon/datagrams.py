@@ -143,11 +143,6 @@ class Datagrams:
         self._perform(self._transport.submit(irp, trio.current_time()))
         self._deadline_changed.set()
 
-    def submit(self, irp: Irp) -> None:
-        """Submit any request; its context learns how it ended, perhaps before this returns."""
-        self._perform(self._transport.submit(irp, trio.current_time()))
-        self._deadline_changed.set()
-
     def send_burst(self, handle: int, destination: SocketAddress, lengths: Sequence[int], data: bytes) -> int:
         """Send as many as can leave at once of datagrams that stand back to back in ``data``; how many did.
 
