@@ -19,6 +19,7 @@ from clients.commands.calling import CommandFailed, Interrupted
 from clients.commands.completion import VARIABLE, completion
 from clients.commands.datagrams import datagram
 from clients.commands.demo import demo
+from clients.commands.inspect import inspect_machine, top, why
 from clients.commands.look import channels, client_version, log_level, machines, version
 from clients.commands.packets import send, serve_echo
 from clients.protocol import ConnectionLost, RequestFailed
@@ -57,7 +58,21 @@ def vmbusctl(ctx: click.Context, socket_path: Path | None) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (machines, channels, version, log_level, send, serve_echo, datagram, demo, completion):
+COMMANDS = (
+    machines,
+    channels,
+    inspect_machine,
+    why,
+    top,
+    version,
+    log_level,
+    send,
+    serve_echo,
+    datagram,
+    demo,
+    completion,
+)
+for command in COMMANDS:
     vmbusctl.add_command(command)
 
 

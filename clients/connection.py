@@ -62,7 +62,7 @@ class Connection:
         self._attached[name] = Attached(number, memory)
 
     async def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
-        """What the daemon holds: ``daemon``, ``machines`` or ``channels``."""
+        """What the daemon holds: ``daemon``, ``machines``, ``channels``, ``details`` of those, ``waiting`` guests."""
         entries: list[dict[str, Any]] = []
         more = True
         while more:

@@ -70,7 +70,7 @@ class Connection:
         return Machine(self, name, self._attached[name])
 
     def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
-        """What the daemon holds: ``daemon``, ``machines`` or ``channels``."""
+        """What the daemon holds: ``daemon``, ``machines``, ``channels``, ``details`` of those, ``waiting`` guests."""
         entries: list[dict[str, Any]] = []
         more = True
         while more:

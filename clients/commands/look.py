@@ -23,7 +23,8 @@ def client_version() -> str:
         return "uninstalled"
 
 
-def _inspect(what: str, machine: str | None = None) -> Entries:
+def inspect_daemon(what: str, machine: str | None = None) -> Entries:
+    """What the daemon of this command line holds."""
     path = socket_path()
     found: Entries = []
 
@@ -48,7 +49,7 @@ def machines(wants_json: bool) -> None:
         vmbusctl machines
         vmbusctl machines --json
     """
-    entries = _inspect("machines")
+    entries = inspect_daemon("machines")
     if wants_json:
         as_json(entries)
     elif not entries:
@@ -85,7 +86,7 @@ def channels(machine: str | None, wants_json: bool) -> None:
         vmbusctl channels
         vmbusctl channels --machine vm1 --json
     """
-    entries = _inspect("channels", machine)
+    entries = inspect_daemon("channels", machine)
     if wants_json:
         as_json(entries)
     elif not entries:

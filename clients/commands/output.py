@@ -47,14 +47,19 @@ def say(line: str) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; numbers go to the right."""
+    console().print(drawn(columns, rows))
+
+
+def drawn(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """The same, to be printed by whoever wants it."""
     body = [list(row) for row in rows]
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    grid = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float) for row in body)
-        drawn.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in body:
-        drawn.add_row(*[Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row])
-    console().print(drawn)
+        grid.add_row(*[Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row])
+    return grid
 
 
 def byte_size(byte_count: float) -> str:

@@ -210,6 +210,10 @@ class Channel:
         limits = bounds.max_packet_bytes, bounds.max_external_bytes, bounds.max_external_chain
         return pack_pfns(self.ring_pfns), self.downstream_page, *limits, 1
 
+    def ring_memories(self) -> tuple[RingMemory, RingMemory]:
+        """The guest-to-host and the host-to-guest ring."""
+        return self._ring_memories(self._own_pages())
+
     def _own_pages(self) -> RingPages:
         return RingPages(self.ring_pfns[: self.downstream_page], self.ring_pfns[self.downstream_page :])
 

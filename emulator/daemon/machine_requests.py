@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from emulator.choice import plain
+from emulator.daemon.inspection import describe_details, describe_waiting
 from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.codec import FrameLimits, WireError, encode_notification, encode_response
@@ -83,8 +84,12 @@ class MachineRequests:
             entries = [each.describe() for each in machines]
         elif what == "channels":
             entries = [entry for each in machines for entry in each.describe_channels()]
+        elif what == "details":
+            entries = [entry for each in machines for entry in describe_details(each)]
+        elif what == "waiting":
+            entries = [entry for each in machines for entry in describe_waiting(each)]
         else:
-            text = f"there is nothing called {what!r} to inspect; try daemon, machines or channels"
+            text = f"there is nothing called {what!r} to inspect; try daemon, machines, channels, details or waiting"
             raise Refused(NtStatus.INVALID_PARAMETER, text)
         page = entries[after : after + ENTRIES_PER_PAGE]
         return json.dumps(page), after + len(page) < len(entries)

@@ -182,6 +182,10 @@ class Machine:
             "offers": len(self.offers),
             "open_channels": len(self.channels),
             "waiting_guests": len(self.waiting),
+            "packets_to_host": self.counters.packets_to_host,
+            "packets_to_guest": self.counters.packets_to_guest,
+            "bytes_to_host": self.counters.bytes_to_host,
+            "bytes_to_guest": self.counters.bytes_to_guest,
             **self.bus.describe(),
             **self.datagrams.describe(),
         }

@@ -149,6 +149,11 @@ class Session:
         """Whether so much waits to be written that what may be lost had better be."""
         return self._outlet.queued_bytes >= OUTBOX_HIGH_BYTES
 
+    @property
+    def outbox_bytes(self) -> int:
+        """What waits for the client to read it."""
+        return self._outlet.queued_bytes
+
     # ---- life
 
     async def run(self) -> None:

@@ -102,6 +102,16 @@ class ChannelEndpoint:
         return len(self._deliveries)
 
     @property
+    def quota_blocked(self) -> bool:
+        """Whether packets stay in the ring because as many as the quota allows are not completed (Q1)."""
+        return self._deliveries.quota_blocked
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a packet was failed, so that nothing is delivered any more (R4)."""
+        return self._stopped
+
+    @property
     def is_closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._closed

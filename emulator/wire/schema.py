@@ -121,7 +121,7 @@ CANCEL = row(3, "cancel", BOTH, (Field("msgid", U32, "the request to give up"),)
 GOODBYE = row(4, "goodbye", OUT, (STATUS, Field("reason", SENTENCE, "what ended the session")), None,
     "The daemon is about to close this connection, and why.")
 DAEMON_INSPECT = row(5, "daemon.inspect", IN, (
-    Field("what", NAME, "`daemon`, `machines` or `channels`"),
+    Field("what", NAME, "`daemon`, `machines`, `channels`, `details` (of channels) or `waiting` (guests)"),
     Field("machine", Maybe(NAME), "only this machine's"),
     Field("after", U32, "how many entries to skip, for paging"),
 ), (

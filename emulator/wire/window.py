@@ -50,6 +50,11 @@ class ReceiveWindow:
         self._due_packets = 0
         self._due_bytes = 0
 
+    @property
+    def left(self) -> tuple[int, int]:
+        """Packets and bytes the sender may still send, as far as it has been told."""
+        return self._left_packets, self._left_bytes
+
     def arrive(self, cost: int) -> bool:
         """One packet of ``cost`` bytes came; False when the sender had no right to send it."""
         allowed = self._left_packets > 0 and self._left_bytes > 0
