@@ -16,7 +16,7 @@ import trio.testing
 import clients.sync
 from clients import Connection, connect
 from clients.commands.inspect import _rates
-from clients.diagnosis import OUTBOX_HIGH_BYTES, diagnose_absence
+from clients.diagnosis import OUTBOX_HIGH_BYTES, diagnose_absence, diagnose_offer
 from clients.vmbus import Channel, OfferedChannel
 from tests.daemon.raw import raw_client, request, served
 from tests.endtoend.programs import ECHO
@@ -133,9 +133,12 @@ async def flood(channel: Channel) -> None:
 
 async def stuck(daemon: Daemon, cause: str) -> dict[str, Any]:
     """What is said once the channel has come to its halt."""
-    with trio.fail_after(60):
-        while (found := await why(daemon))["cause"] != cause:
-            pass
+    async with connect(daemon.socket_path) as looking:
+        with trio.fail_after(60):
+            while diagnose_offer(*await looking.inspect("details")).cause != cause:
+                pass
+    found = await why(daemon)
+    assert found["cause"] == cause
     return found
 
 
