@@ -21,11 +21,12 @@ from emulator.tdi.connection_requests import Accept, Disconnect, PeerReturned, R
 from emulator.tdi.connection_sends import Outgoing, QueuedData
 from emulator.tdi.connection_states import Input, State, following
 from emulator.tdi.constants import DisconnectFlags, EventType, FileKind, SendFlags
-from emulator.tdi.effects import Effect
+from emulator.tdi.effects import Effect, Event
 from emulator.tdi.structures import SocketAddress
 
 if TYPE_CHECKING:
     from emulator.tdi.address import AddressObject
+    from emulator.tdi.connection_events import ConnectionEvents
     from emulator.tdi.irp import Irp
 
 
@@ -48,6 +49,10 @@ class Link(Protocol):
         """Both sides have released and everything is sent."""
 
     @property
+    def is_over(self) -> bool:
+        """Whether the other side of an offer has given up."""
+
+    @property
     def is_cut(self) -> bool:
         """Whether nothing can get through now, through no fault of the peer's client."""
 
@@ -57,12 +62,21 @@ class ConnectionEndpoint:
 
     kind = FileKind.CONNECTION
 
-    def __init__(self, handle: int, owner: object, network: str, context: bytes, profile: ConnectionProfile) -> None:
+    def __init__(
+        self,
+        handle: int,
+        owner: object,
+        network: str,
+        context: bytes,
+        profile: ConnectionProfile,
+        events: ConnectionEvents,
+    ) -> None:
         self.handle = handle
         self.owner = owner
         self.network = network
         self.context = context
         self.profile = profile
+        self.events = events
         self.address: AddressObject | None = None
         self.state = State.IDLE
         self.closing = False
@@ -76,6 +90,11 @@ class ConnectionEndpoint:
         self.ended: tuple[NtStatus, str] | None = None
         self.wants_room = False
         self.sent_count = self.received_count = 0
+
+    @property
+    def context_number(self) -> int:
+        """The context as the number a client's pointer is."""
+        return int.from_bytes(self.context, "little")
 
     @property
     def remote(self) -> SocketAddress | None:
@@ -249,7 +268,8 @@ class ConnectionEndpoint:
                 effects.append(done.irp.complete(NtStatus.SUCCESS, len(done.data)))
         if self.wants_room and 2 * self.outgoing.queued_bytes <= self.profile.send_buffer_bytes:
             self.wants_room = False
-            effects += self.event(EventType.SEND_POSSIBLE)
+            free = self.profile.send_buffer_bytes - self.outgoing.queued_bytes
+            effects += self.events.tell(self, EventType.SEND_POSSIBLE, Event(available=free))
         return effects
 
     def end_was_taken(self, now: float) -> list[Effect]:
@@ -277,8 +297,7 @@ class ConnectionEndpoint:
             return self.failed(status, message, "C9")
         self.move(Input.BROKEN)
         self.ended = status, message
-        effects = self.event(EventType.DISCONNECT, flags=DisconnectFlags.ABORT, user_data=user_data)
-        return self.end(status, message, "C32") + effects
+        return self.end(status, message, "C32") + self.disconnected(DisconnectFlags.ABORT, user_data)
 
     # The receive side.
 
@@ -286,8 +305,12 @@ class ConnectionEndpoint:
         """Give what arrived to whoever waits for it; at its very end the peer's release takes effect."""
         effects: list[Effect] = [*self.incoming.serve()]
         if self.incoming.is_drained and self.state in (State.CONNECTED, State.RELEASE_SENT):
-            effects += self._peer_released(now)
-        return effects
+            return effects + self._peer_released(now)
+        return effects + self.events.indicate(self, now)
+
+    def went_on(self, now: float) -> list[Effect]:
+        """A handler has answered: what it left may find a taker, and there may be room."""
+        return self.settle(now) + self._kick(now)
 
     def _peer_released(self, now: float) -> list[Effect]:
         self.move(Input.PEER_RELEASE)
@@ -296,7 +319,7 @@ class ConnectionEndpoint:
         self.incoming.posted.clear()
         effects: list[Effect] = [each.complete(status, text, "C38") for each in posted]
         user_data = self.incoming.finish_data
-        effects += self.event(EventType.DISCONNECT, flags=DisconnectFlags.RELEASE, user_data=user_data)
+        effects += self.disconnected(DisconnectFlags.RELEASE, user_data)
         if self.state is State.CLOSING and self.outgoing.end_taken:
             effects += self._finish(now)
         return effects
@@ -342,8 +365,6 @@ class ConnectionEndpoint:
     def _abort_link(self, status: NtStatus, user_data: bytes, now: float) -> list[Effect]:
         return [] if self.link is None else self.link.abort(status, user_data, now)
 
-    def event(
-        self, event: EventType, *, flags: DisconnectFlags = DisconnectFlags.NONE, user_data: bytes = b""
-    ) -> list[Effect]:
-        """Tell the client, if it has a handler."""
-        return []
+    def disconnected(self, flags: DisconnectFlags, user_data: bytes = b"") -> list[Effect]:
+        """Tell the disconnect handler, if there is one: the last event of this connection (C37)."""
+        return self.events.tell(self, EventType.DISCONNECT, Event(data=user_data, flags=flags))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from emulator.status import NtStatus, Refused
 from emulator.tdi.address import AddressObject, OpenFile
 from emulator.tdi.connection import ConnectionEndpoint
+from emulator.tdi.connection_events import ConnectionEvents
 from emulator.tdi.connection_requests import Associate
 from emulator.tdi.connections import Connections
 from emulator.tdi.device import Device
@@ -35,17 +36,19 @@ class ConnectionFiles:
         self,
         files: dict[int, OpenFile],
         devices: Mapping[str, Device],
+        events: ConnectionEvents,
     ) -> None:
         self._files = files
         self._devices = devices
-        self.endpoints = Connections()
+        self.endpoints = Connections(events)
 
     def open(self, handle: int, device: Device, context: bytes, owner: object) -> ConnectionEndpoint:
         """A new endpoint, idle (CR10); refused on a device for datagrams only (CR11)."""
         if device.connections is None:
             text = f"{device.network} carries datagrams only and has no connection endpoints"
             raise Refused(NtStatus.INVALID_PARAMETER, text, rule="CR11")
-        endpoint = ConnectionEndpoint(handle, owner, device.network, context, device.connections.profile)
+        profile, events = device.connections.profile, self.endpoints.events
+        endpoint = ConnectionEndpoint(handle, owner, device.network, context, profile, events)
         self._files[handle] = endpoint
         self.endpoints.open(endpoint)
         return endpoint
@@ -62,18 +65,22 @@ class ConnectionFiles:
         file = self._files.get(irp.handle)
         if not isinstance(file, ConnectionEndpoint):
             return []
-        return self.endpoints.cancel(irp, file, self._devices[file.network], now)
+        return self.endpoints.cancel(irp, file, now)
 
     def cleanup(self, endpoint: ConnectionEndpoint, now: float) -> list[Effect]:
         """Its last handle is gone (CL4)."""
-        device = self._devices[endpoint.network]
-        return [*self.endpoints.cleanup(endpoint, device, now), CleanupComplete(endpoint.handle)]
+        return [*self.endpoints.cleanup(endpoint, now), CleanupComplete(endpoint.handle)]
 
     def close(self, endpoint: ConnectionEndpoint) -> list[Effect]:
         """Forget it."""
         self.endpoints.remove(endpoint)
         return []
 
+    def handlers_changed(self, address: AddressObject, now: float) -> list[Effect]:
+        """An event handler of an address object was set or cleared."""
+        device = self._devices[address.network]
+        return [] if device.connections is None else self.endpoints.handlers_changed(address, device, now)
+
     def address_cleanup(self, address: AddressObject) -> list[Effect]:
         """An address object is about to be cleaned up: what listens on it ends (CL2)."""
-        return self.endpoints.address_cleanup(address, self._devices[address.network])
+        return self.endpoints.address_cleanup(address)

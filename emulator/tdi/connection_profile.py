@@ -58,6 +58,9 @@ class ConnectionProfile:
     expedited_buffer_bytes: int = choice(4_096, "C21", "bytes of expedited data kept for it")
     max_queued_requests: int = choice(256, "C21", "sends, and receives, that may wait on one connection")
     max_offers: int = choice(64, "C16", "offers that wait while a connect handler has another one")
+    lookahead_bytes: int | None = choice(
+        None, "C30", "bytes a receive handler is shown at most: all there is", "a number of bytes"
+    )
     reindicate_rest: bool = choice(
         True,
         "C30",

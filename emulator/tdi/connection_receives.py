@@ -137,16 +137,22 @@ class Incoming:
         self.finish_data = b""
         """The user data that came with that."""
         self.held = False
-        """A handler is being asked, or has refused: data wait for its answer, or for a receive (C29)."""
+        """A handler has refused or left something: no handler is called until a receive is posted (C29)."""
+        self.asking = False
+        """A handler has what is there: receives wait for its answer."""
 
     @property
     def is_drained(self) -> bool:
         """Whether the peer has released and everything before that was taken."""
         return self.is_finished and not self.normal and not self.expedited
 
-    def post(self, irp: Irp, request: Receive) -> None:
-        """A receive waits from now on."""
-        self.posted.append(Posted(irp, request))
+    def post(self, irp: Irp, request: Receive, *, first: bool = False) -> None:
+        """A receive waits from now on, behind the others or before them; handlers may be called again (C29)."""
+        self.held = False
+        if first:
+            self.posted.appendleft(Posted(irp, request))
+        else:
+            self.posted.append(Posted(irp, request))
 
     def find(self, irp: Irp) -> Posted | None:
         """The waiting receive of a request."""
@@ -164,7 +170,7 @@ class Incoming:
     def serve(self) -> list[Complete]:
         """Give what is there to those who wait for it."""
         done: list[Complete] = []
-        while (completed := self._serve_expedited() or self._serve_normal()) is not None:
+        while not self.asking and (completed := self._serve_expedited() or self._serve_normal()) is not None:
             done.append(completed)
         return done
 

@@ -16,6 +16,10 @@ from typing import Protocol
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject
 from emulator.tdi.connection import ConnectionEndpoint, Link
+from emulator.tdi.connection_deadlines import deadline_of, expired
+from emulator.tdi.connection_events import ConnectionEvents
+from emulator.tdi.connection_listens import Listening, filter_of
+from emulator.tdi.connection_offers import Offers
 from emulator.tdi.connection_profile import ConnectionProfile
 from emulator.tdi.connection_requests import (
     Accept,
@@ -30,12 +34,12 @@ from emulator.tdi.connection_requests import (
     Send,
 )
 from emulator.tdi.connection_states import Input, State, following
-from emulator.tdi.constants import DisconnectFlags, EventType, ListenFlags
+from emulator.tdi.constants import EventType, ListenFlags
 from emulator.tdi.destination import check_cast, pick_destination_untrusted
 from emulator.tdi.device import Device
 from emulator.tdi.effects import DeadlineChanged, Effect
 from emulator.tdi.irp import ConnectionInformation, Irp, IrpState
-from emulator.tdi.structures import SocketAddress, host_facts_untrusted, parse_transport_address_untrusted
+from emulator.tdi.structures import SocketAddress, host_facts_untrusted
 
 
 class ConnectionNetwork(Protocol):
@@ -46,36 +50,40 @@ class ConnectionNetwork(Protocol):
     def dial(self, endpoint: ConnectionEndpoint, remote: SocketAddress, user_data: bytes, now: float) -> list[Effect]:
         """Begin an attempt (``endpoint.begin``), whose end is ``endpoint.established`` or ``endpoint.failed``."""
 
-    def listens(self, address: AddressObject, wanted: bool) -> list[Effect]:
+    def offers_wanted(self, address: AddressObject, wanted: bool) -> list[Effect]:
         """Offers for an address are wanted from now on, or not any more."""
-
-
-class _Listening:
-    """One waiting LISTEN."""
-
-    __slots__ = ("endpoint", "filter", "request")
-
-    def __init__(self, endpoint: ConnectionEndpoint, request: Listen, wanted: SocketAddress | None) -> None:
-        self.endpoint = endpoint
-        self.request = request
-        self.filter = wanted
-
-    def matches(self, remote: SocketAddress) -> bool:
-        """Whether an offer from there passes; a zero host or port stands for any (C15, T19)."""
-        wanted = self.filter
-        if wanted is None:
-            return True
-        any_host = host_facts_untrusted(wanted.host).is_wildcard
-        return (any_host or wanted.host == remote.host) and wanted.port in (0, remote.port)
 
 
 class Connections:
     """See the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: ConnectionEvents) -> None:
+        self.events = events
+        self._offers = Offers(self, events)
+        self._networks: dict[str, ConnectionNetwork] = {}
         self._endpoints: dict[int, ConnectionEndpoint] = {}
-        self._listening: dict[AddressObject, deque[_Listening]] = {}
+        self._listening: dict[AddressObject, deque[Listening]] = {}
         self._timed: dict[ConnectionEndpoint, None] = {}
+
+    def network(self, device: Device) -> ConnectionNetwork:
+        """How a device carries connections."""
+        network = device.connections
+        if network is None:
+            raise Misuse(f"{device.network} has no connections, so nothing can be connected on it")
+        self._networks[device.network] = network
+        return network
+
+    def find(self, handle: int) -> ConnectionEndpoint | None:
+        """The endpoint a handle stands for."""
+        return self._endpoints.get(handle)
+
+    def handlers_changed(self, address: AddressObject, device: Device, now: float) -> list[Effect]:
+        """An event handler was set or cleared: what waits on the address's connections may be its (C29)."""
+        self.network(device)
+        effects = self.offers_wanted(address)
+        for endpoint in self.of_address(address):
+            effects += endpoint.settle(now)
+        return effects
 
     # Files.
 
@@ -154,7 +162,7 @@ class Connections:
     def _connect(
         self, endpoint: ConnectionEndpoint, device: Device, irp: Irp, request: Connect, now: float
     ) -> list[Effect]:
-        network = _network_of(device)
+        network = self.network(device)
         try:
             following(endpoint.state, Input.CONNECT)
             user_data = endpoint.user_data(Accept(request.information))
@@ -191,14 +199,14 @@ class Connections:
         return remote
 
     def _listen(self, endpoint: ConnectionEndpoint, device: Device, irp: Irp, request: Listen) -> list[Effect]:
-        network = _network_of(device)
+        network = self.network(device)
         try:
             if endpoint.state is State.ASSOCIATED:
                 _usable_address(endpoint)
             if request.flags & ListenFlags.QUERY_ACCEPT and not endpoint.profile.supports_query_accept:
                 text = f"{endpoint.network} cannot accept later: listen without TDI_QUERY_ACCEPT"
                 raise Refused(endpoint.profile.no_query_accept_status, text, rule="C14")
-            wanted = _filter_of(request.information)
+            wanted = filter_of(request.information)
             endpoint.move(Input.LISTEN)
         except Refused as refusal:
             return [irp.refuse(refusal)]
@@ -207,30 +215,46 @@ class Connections:
         irp.mark_pending()
         endpoint.opening = irp
         queue = self._listening.setdefault(address, deque())
-        queue.append(_Listening(endpoint, request, wanted))
-        return network.listens(address, True) if len(queue) == 1 else []
+        queue.append(Listening(endpoint, request, wanted))
+        return network.offers_wanted(address, True) if len(queue) == 1 else []
 
     # Offers.
 
     def wants_offers(self, address: AddressObject) -> bool:
-        """Whether somebody listens on an address."""
-        return address in self._listening
+        """Whether somebody listens on an address, or has a connect handler there that is free."""
+        if address in self._listening:
+            return True
+        return address.handlers.get(EventType.CONNECT) is not None and not self._offers.is_busy(address)
+
+    def offers_wanted(self, address: AddressObject) -> list[Effect]:
+        """Who listens on an address may have changed: its network may have to do something about it."""
+        network = self._networks[address.network]
+        return network.offers_wanted(address, not address.closing and self.wants_offers(address))
 
     def offer(
         self, addresses: Iterable[AddressObject], device: Device, link: Link, user_data: bytes, now: float
     ) -> list[Effect]:
         """Somebody wants to connect to one of these address objects: who gets the offer (C13 to C18)."""
-        for address in addresses:
-            queue = self._listening.get(address, ())
-            found = next((each for each in queue if each.matches(link.remote)), None)
-            if found is not None:
-                return self._take(address, found, device, link, user_data, now)
-        return link.abort(_network_of(device).profile.not_listening_status, b"", now)
+        candidates = list(addresses)
+        for address in candidates:
+            taken = self.offer_to_listen(address, link, user_data, now)
+            if taken is not None:
+                return taken
+        profile = self.network(device).profile
+        for address in candidates:
+            if address.handlers.get(EventType.CONNECT) is not None:
+                effects = self._offers.put(address, link, user_data, profile.max_offers, now)
+                return effects + self.offers_wanted(address)
+        return link.abort(profile.not_listening_status, b"", now)
 
-    def _take(
-        self, address: AddressObject, found: _Listening, device: Device, link: Link, user_data: bytes, now: float
-    ) -> list[Effect]:
-        effects = self._stop_listening(found.endpoint, device)
+    def offer_to_listen(self, address: AddressObject, link: Link, user_data: bytes, now: float) -> list[Effect] | None:
+        """Give an offer to the first LISTEN on an address that it fits; None when there is none (C16)."""
+        queue = self._listening.get(address, ())
+        found = next((each for each in queue if each.matches(link.remote)), None)
+        return None if found is None else self._take(found, link, user_data, now)
+
+    def _take(self, found: Listening, link: Link, user_data: bytes, now: float) -> list[Effect]:
+        effects = self._stop_listening(found.endpoint)
         endpoint = found.endpoint
         endpoint.offered(link, now)
         self._timed[endpoint] = None
@@ -247,7 +271,7 @@ class Connections:
             effects += link.accept(b"" if information is None else information.user_data, now)
         return effects
 
-    def _stop_listening(self, endpoint: ConnectionEndpoint, device: Device) -> list[Effect]:
+    def _stop_listening(self, endpoint: ConnectionEndpoint) -> list[Effect]:
         address = endpoint.address
         assert address is not None, "an endpoint that listens is associated"
         queue = self._listening[address]
@@ -255,11 +279,11 @@ class Connections:
         if queue:
             return []
         del self._listening[address]
-        return _network_of(device).listens(address, False)
+        return self.offers_wanted(address)
 
     # Ending.
 
-    def cancel(self, irp: Irp, endpoint: ConnectionEndpoint, device: Device, now: float) -> list[Effect]:
+    def cancel(self, irp: Irp, endpoint: ConnectionEndpoint, now: float) -> list[Effect]:
         """The client wants a waiting request back: CONNECT and LISTEN end the attempt (C12), a send not begun goes."""
         if irp.state is not IrpState.PENDING:
             return []
@@ -267,7 +291,7 @@ class Connections:
         if endpoint.opening is irp:
             effects: list[Effect] = []
             if endpoint.state is State.LISTENING:
-                effects += self._stop_listening(endpoint, device)
+                effects += self._stop_listening(endpoint)
             elif endpoint.link is not None:
                 effects += endpoint.link.abort(NtStatus.CANCELLED, b"", now)
             return [*effects, *endpoint.failed(NtStatus.CANCELLED, text, "C12")]
@@ -279,23 +303,23 @@ class Connections:
             return [irp.complete(NtStatus.CANCELLED, 0, "cancelled; the release goes on", "P7")]
         return []
 
-    def cleanup(self, endpoint: ConnectionEndpoint, device: Device, now: float) -> list[Effect]:
+    def cleanup(self, endpoint: ConnectionEndpoint, now: float) -> list[Effect]:
         """The last handle of an endpoint is gone: its connection is aborted, its requests end (CL2, CL4)."""
         endpoint.closing = True
         effects: list[Effect] = []
         if endpoint.state is State.LISTENING:
-            effects += self._stop_listening(endpoint, device)
+            effects += self._stop_listening(endpoint)
         elif endpoint.link is not None:
             effects += endpoint.link.abort(endpoint.profile.not_listening_status, b"", now)
         endpoint.state = State.IDLE
         endpoint.address = None
         return effects + endpoint.end(NtStatus.CANCELLED, "its endpoint was cleaned up", "CL4")
 
-    def address_cleanup(self, address: AddressObject, device: Device) -> list[Effect]:
+    def address_cleanup(self, address: AddressObject) -> list[Effect]:
         """An address goes: nobody can be offered to on it. Connections that stand keep on (CL8)."""
         effects: list[Effect] = []
         for listening in list(self._listening.get(address, ())):
-            effects += self._stop_listening(listening.endpoint, device)
+            effects += self._stop_listening(listening.endpoint)
             effects += listening.endpoint.failed(NtStatus.CANCELLED, "its address object was cleaned up", "CL2")
         return effects
 
@@ -305,7 +329,7 @@ class Connections:
         """When ``expire`` has something to do, if nothing else happens before."""
         deadlines: list[float] = []
         for endpoint in list(self._timed):
-            deadline = _deadline_of(endpoint)
+            deadline = deadline_of(endpoint)
             if deadline is not None:
                 deadlines.append(deadline)
             elif endpoint.outgoing.waits_since is None:
@@ -316,51 +340,10 @@ class Connections:
         """End what has taken too long: attempts, offers, releases, data on a segment that is cut."""
         effects: list[Effect] = []
         for endpoint in list(self._timed):
-            deadline = _deadline_of(endpoint)
+            deadline = deadline_of(endpoint)
             if deadline is not None and deadline <= now:
-                effects += _expired(endpoint, now)
+                effects += expired(endpoint, now)
         return effects
-
-
-def _deadline_of(endpoint: ConnectionEndpoint) -> float | None:
-    """When something of an endpoint runs out."""
-    deadlines = [deadline for _, deadline in endpoint.releases]
-    if endpoint.opening_deadline is not None:
-        deadlines.append(endpoint.opening_deadline)
-    waits_since = endpoint.outgoing.waits_since
-    if waits_since is not None and endpoint.link is not None and endpoint.link.is_cut:
-        deadlines.append(waits_since + endpoint.profile.stall_timeout_seconds)
-    return min(deadlines, default=None)
-
-
-def _expired(endpoint: ConnectionEndpoint, now: float) -> list[Effect]:
-    profile, link = endpoint.profile, endpoint.link
-    effects: list[Effect] = []
-    if endpoint.opening_deadline is not None and endpoint.opening_deadline <= now:
-        refused = endpoint.state is State.OFFERED
-        status = NtStatus.CONNECTION_REFUSED if refused else profile.connect_expired_status
-        effects += link.abort(status, b"", now) if link is not None else []
-        text = "the offer was not accepted in time" if refused else "nobody answered in time"
-        endpoint.opening_deadline = None
-        return effects + endpoint.failed(status, text, "C14" if refused else "C9")
-    late = any(deadline <= now for _, deadline in endpoint.releases)
-    status, text, rule = (
-        (profile.release_expired_status, "the peer did not release in time, so the connection was aborted", "C35")
-        if late
-        else (profile.stalled_status, "nothing got through for too long", "C9")
-    )
-    effects += link.abort(status, b"", now) if link is not None else []
-    endpoint.move(Input.ABORT)
-    endpoint.ended = status, text
-    effects += endpoint.event(EventType.DISCONNECT, flags=DisconnectFlags.ABORT)
-    return effects + endpoint.end(status, text, rule)
-
-
-def _network_of(device: Device) -> ConnectionNetwork:
-    network = device.connections
-    if network is None:
-        raise Misuse(f"{device.network} has no connections, so nothing can be connected on it")
-    return network
 
 
 def _usable_address(endpoint: ConnectionEndpoint) -> AddressObject:
@@ -370,15 +353,3 @@ def _usable_address(endpoint: ConnectionEndpoint) -> AddressObject:
         text = f"{address.local} has been closed: disassociate, and associate with an open address"
         raise Refused(NtStatus.ADDRESS_CLOSED, text, rule="CL8")
     return address
-
-
-def _filter_of(information: PeerInformation | None) -> SocketAddress | None:
-    """The address only offers from which a LISTEN takes, or None; Refused when it cannot be read (C15)."""
-    remote = None if information is None else information.remote_address
-    if information is None or remote is None:
-        return None
-    if isinstance(remote, SocketAddress):
-        return SocketAddress(host_facts_untrusted(remote.host).text, remote.port)
-    length = information.remote_address_length
-    data = bytes(remote if length is None else remote[:length])
-    return parse_transport_address_untrusted(data) if any(data) else None

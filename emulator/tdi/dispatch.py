@@ -76,6 +76,13 @@ def _send_datagram(transport: Transport, file: OpenFile, irp: Irp, now: float) -
     return transport.device_of(file).send(file, irp, now)
 
 
+def _set_event_handler(transport: Transport, file: OpenFile, irp: Irp, now: float) -> list[Effect]:
+    """A handler set now may have data of connections to look at, or offers to decide on."""
+    assert isinstance(file, AddressObject), "the table lets nothing else through"
+    effects = set_event_handler(transport, file, irp, now)
+    return effects + transport.connections.handlers_changed(file, now)
+
+
 def _query_information(transport: Transport, file: OpenFile, irp: Irp, now: float) -> list[Effect]:
     """Never pends (Q1): the answer is in the chain, or in ``returned`` where there is none."""
     asked = irp.parameters
@@ -93,7 +100,7 @@ _INTERNAL = MajorFunction.INTERNAL_DEVICE_CONTROL
 _SERVICES: dict[tuple[int, int], Service] = {
     (_INTERNAL, MinorFunction.SEND_DATAGRAM): Service(frozenset({FileKind.ADDRESS}), _send_datagram),
     (_INTERNAL, MinorFunction.RECEIVE_DATAGRAM): Service(frozenset({FileKind.ADDRESS}), post_receive),
-    (_INTERNAL, MinorFunction.SET_EVENT_HANDLER): Service(frozenset({FileKind.ADDRESS}), set_event_handler),
+    (_INTERNAL, MinorFunction.SET_EVENT_HANDLER): Service(frozenset({FileKind.ADDRESS}), _set_event_handler),
     (_INTERNAL, MinorFunction.QUERY_INFORMATION): Service(_ANY, _query_information),
     (_INTERNAL, MinorFunction.SET_INFORMATION): Service(_ANY, set_information),
     (_INTERNAL, MinorFunction.ACTION): Service(_ANY, perform_action),

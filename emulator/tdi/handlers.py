@@ -48,6 +48,8 @@ class Answer(NamedTuple):
     status: int
     bytes_taken: int = 0
     irp: Irp | None = None
+    connection: int | None = None
+    """Which endpoint accepts, as a connect handler says it. Windows: *ConnectionContext."""
 
 
 NOT_ACCEPTED = Answer(NtStatus.DATA_NOT_ACCEPTED)

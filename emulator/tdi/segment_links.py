@@ -41,7 +41,7 @@ class SegmentNetwork:
         self.port.segment.links[link] = None
         return link.pump(now)
 
-    def listens(self, address: AddressObject, wanted: bool) -> list[Effect]:
+    def offers_wanted(self, address: AddressObject, wanted: bool) -> list[Effect]:
         """Nothing has to be prepared: an attempt looks who listens."""
         return []
 
@@ -56,6 +56,11 @@ class _End:
         self.index = index
         self.remote = remote
         self.endpoint: ConnectionEndpoint | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the other side has given up, as far as this one can know."""
+        return self.link.verdict is not None and not self.link.is_cut
 
     @property
     def is_cut(self) -> bool:

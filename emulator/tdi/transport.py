@@ -21,6 +21,7 @@ from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi import dispatch
 from emulator.tdi.address import AddressObject, ControlChannel, OpenFile
 from emulator.tdi.connection import ConnectionEndpoint
+from emulator.tdi.connection_events import ConnectionEvents
 from emulator.tdi.connection_files import ConnectionFiles
 from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
 from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
@@ -84,7 +85,9 @@ class Transport(SendSide):
             if name in (UDP_NETWORK, UDP_DEVICE_NAME):
                 raise Misuse(f"a segment cannot be called {name}: that is the UDP device")
             self._add_device(name, port)
-        self.connections = ConnectionFiles(self._files, self._devices)
+        self.connections = ConnectionFiles(
+            self._files, self._devices, ConnectionEvents(machine, self.calls, self.loans)
+        )
         for port in segments.values():
             port.connections = SegmentNetwork(port, self.connections.endpoints, port.segment.profile.connections)
         self._last_handle = 0

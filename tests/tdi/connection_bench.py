@@ -29,10 +29,12 @@ from emulator.tdi.connection_requests import (
     build_connection_request,
 )
 from emulator.tdi.connection_states import State
-from emulator.tdi.constants import DisconnectFlags, ListenFlags, ReceiveFlags, SendFlags, ShareAccess
-from emulator.tdi.effects import Complete, DeadlineChanged, Effect
+from emulator.tdi.constants import DisconnectFlags, EventType, ListenFlags, ReceiveFlags, SendFlags, ShareAccess
+from emulator.tdi.effects import Ask, CleanupComplete, Complete, DeadlineChanged, Deliver, Effect, Tell, Violation
+from emulator.tdi.handlers import Answer
 from emulator.tdi.irp import Irp
 from emulator.tdi.profile import Profile, SegmentProfile
+from emulator.tdi.receive_side import build_set_event_handler
 from emulator.tdi.segment import Segment
 from emulator.tdi.structures import SocketAddress
 from emulator.tdi.transport import Transport
@@ -60,10 +62,11 @@ class Side:
         assert outcome.status is NtStatus.SUCCESS, outcome
         return outcome.handle
 
-    def associated(self, port: int = 0) -> int:
-        """An endpoint on an address of its own."""
-        endpoint = self.endpoint()
-        assert self.status(endpoint, Associate(self.address(port))) is NtStatus.SUCCESS
+    def associated(self, port: int = 0, address: int | None = None, context: bytes = b"contexts") -> int:
+        """An endpoint on an address of its own, or on the one given."""
+        endpoint = self.endpoint(context)
+        handle = self.address(port) if address is None else address
+        assert self.status(endpoint, Associate(handle)) is NtStatus.SUCCESS
         return endpoint
 
     def submit(self, handle: int, request: ConnectionRequest) -> Irp:
@@ -126,6 +129,18 @@ class Side:
     def disassociate(self, handle: int) -> NtStatus:
         return self.status(handle, Disassociate())
 
+    def handler(self, address: int, event: EventType, function: int = 1) -> None:
+        """Set an event handler; its calls wait in ``bench.asks`` until the test answers."""
+        irp = build_set_event_handler(address, event, function)
+        self.bench.perform(self.transport.submit(irp, self.bench.now))
+        assert irp.status is NtStatus.SUCCESS
+
+    def answer(self, status: int, taken: int = 0, irp: Irp | None = None, connection: int | None = None) -> None:
+        """The oldest call of a handler returns."""
+        ask = self.bench.asks.pop(0)
+        answer = Answer(status, taken, irp, connection)
+        self.bench.perform(self.transport.handler_answered(ask.token, answer, self.bench.now))
+
     def cancel(self, irp: Irp) -> None:
         self.bench.perform(self.transport.cancel(irp, self.bench.now))
 
@@ -152,7 +167,9 @@ class Bench:
             profile = replace(profile, mode=ConnectionMode.STREAM)
         self.segment = Segment("lan", SegmentProfile(connections=profile), random.Random(7))
         self.completions: list[Complete] = []
-        self.effects: list[Effect] = []
+        self.asks: list[Ask] = []
+        self.told: list[Tell] = []
+        self.violations: list[Violation] = []
         self.near = Side(self, "vm1")
         self.far = Side(self, "vm2")
         self.there = SocketAddress(self.far.port.host, 7_000)
@@ -162,8 +179,14 @@ class Bench:
             if isinstance(effect, Complete):
                 assert not effect.status.is_error or effect.information == 0
                 self.completions.append(effect)
-            elif not isinstance(effect, DeadlineChanged):
-                self.effects.append(effect)
+            elif isinstance(effect, Ask):
+                self.asks.append(effect)
+            elif isinstance(effect, Tell):
+                self.told.append(effect)
+            elif isinstance(effect, Violation):
+                self.violations.append(effect)
+            else:
+                assert isinstance(effect, DeadlineChanged | CleanupComplete | Deliver), effect
 
     def outcome(self, irp: Irp) -> Complete | None:
         """The one completion of a request, None while it waits."""
@@ -196,9 +219,9 @@ class Bench:
         at = side.transport.next_deadline()
         return None if at is None else round(at - self.now, 6)
 
-    def connected(self) -> tuple[int, int]:
+    def connected(self, far_address: int | None = None) -> tuple[int, int]:
         """A connection: the endpoint that connected on ``near``, the one that listened on ``far``."""
-        there = self.far.associated(7_000)
+        there = self.far.associated(7_000, far_address)
         listen = self.far.listen(there)
         here = self.near.associated()
         connect = self.near.connect(here, self.there)
