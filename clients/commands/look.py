@@ -12,6 +12,9 @@ from clients.commands.output import as_json, byte_size, say, table
 
 Entries = list[dict[str, Any]]
 
+# A packet that has waited that long for its completion is not just on its way.
+WORTH_SAYING_SECONDS = 1.0
+
 json_option = click.option("--json", "wants_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -79,7 +82,8 @@ def channels(machine: str | None, wants_json: bool) -> None:
     """List the channels that hosts offer, and who has them open.
 
     TO HOST and TO GUEST count the packets delivered since the channel was opened; OUTSTANDING are packets of the guest
-    that wait for their completion. --json adds more.
+    that wait for their completion. Below that stands what guests did wrong, and who owes completions for more than a
+    second. --json adds more.
 
     \b
     Example:
@@ -127,6 +131,36 @@ def log_level(level: str) -> None:
 
     run(change)
     say(f"vmbusd at {path} logs from {level} upwards; until now from {before[0]}.")
+
+
+def _say_mistakes(entries: Entries, machine: str | None) -> None:
+    """In words, below the table: whatever has gone wrong with these channels, and on their machines."""
+    said: set[str] = set()
+    for each in entries:
+        lines = [_counted(violation, said) for violation in each["violations"]]
+        lines += [
+            owed["text"] for owed in each.get("uncompleted", ()) if owed["oldest_seconds"] >= WORTH_SAYING_SECONDS
+        ]
+        if each.get("stopped"):
+            lines.append(each["stopped"])
+        _say_lines(f"channel {each['interface']} (instance {each['instance']}) of {each['machine']}:", lines)
+    for each in _inspect("machines", machine):
+        latest = [violation for violation in each["vmbus_latest_violations"] if violation["last"] not in said]
+        _say_lines(f"machine {each['machine']}:", [_counted(violation, said) for violation in latest])
+
+
+def _counted(violation: dict[str, Any], said: set[str]) -> str:
+    said.add(violation["last"])
+    return f"{violation['count']} x {violation['fault']}: {violation['last']}"
+
+
+def _say_lines(heading: str, lines: list[str]) -> None:
+    if lines:
+        say(heading)
+    for line in lines:
+        say(f"  {line}")
+    if not wants_json:
+        _say_mistakes(entries, machine)
 
 
 @click.command()

@@ -7,20 +7,22 @@ side's messages come from its client and go there. What the rules answer with si
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
 from emulator.daemon.bus_guest_rings import BusGuestRings
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.guest_pages import GuestPages
 from emulator.daemon.log import logger
+from emulator.daemon.violations import Tally, Violations
 from emulator.memory import AddressOutsideMemory, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused, describe_status
 from emulator.vmbus.bus_link import BusLink, Effect
-from emulator.vmbus.faults import Violation
+from emulator.vmbus.faults import BusError, BusFault, Violation
 from emulator.vmbus.guest import GuestBus
 from emulator.vmbus.guest_effects import (
     ChannelClosed,
@@ -74,13 +76,14 @@ class MachineBus:
         self._guest = GuestBus()
         self._link: BusLink | BusGuest = BusLink(self._host, self._guest)
         self._offers: dict[int, Offer] = {}  # by the host bus's key
+        self._by_identity: dict[tuple[UUID, UUID], Offer] = {}
         self._offered: dict[int, Offer] = {}  # by the guest bus's channel id
         self._freed: deque[Offer] = deque()
         self._open_failures: dict[int, int] = {}
         self.rings = BusGuestRings(machine, self._host)
         self._running = False
-        self._violations: Counter[str] = Counter()
         self._log = logger().bind(machine=machine.name)
+        self.violations = Violations(self._log)
 
     # ---- what sessions ask
 
@@ -102,12 +105,13 @@ class MachineBus:
         monitored = self._settings.monitor_ids
         offered = OfferParameters(offer.interface, offer.instance, pipe=pipe, uses_monitor=monitored)
         offer.key, effects = self._host.add_offer(offered)
-        self._offers[offer.key] = offer
+        self._offers[offer.key] = self._by_identity[offer.interface, offer.instance] = offer
         self._run(effects)
 
     def revoke(self, offer: Offer) -> None:
         """Take an offer back; the guest lets go of the channel and gives its id back."""
         if self._offers.pop(offer.key, None) is not None:
+            del self._by_identity[offer.interface, offer.instance]
             self._run(self._host.revoke_offer(offer.key))
             self.rings.revoke(offer)
 
@@ -158,6 +162,8 @@ class MachineBus:
             text = f"{waiting.session} waits for channel {waiting.wanted} of {self._machine}; cancel that first"
             raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
         self._start_over("")
+        for offer in self._offers.values():
+            offer.mistakes = Tally()  # what went wrong before was another guest's
         pages = GuestPages(self._machine.name, self._machine.memory, self._settings)
         self._link = BusGuest(session, number, self._host, pages)
         self._log.info("bus.guest_attached", session=session.number)
@@ -195,9 +201,9 @@ class MachineBus:
 
     def guest_end(self, channel_id: int) -> BusGuestEnd:
         """The bus guest's end of its open channel of that id. Raises Refused."""
-        for offer in self._offers.values():
-            if isinstance(offer.channel, BusGuestChannel) and offer.channel.channel_id == channel_id:
-                return offer.channel.guest_end
+        offer = self._offer_of(channel_id)
+        if offer is not None and isinstance(offer.channel, BusGuestChannel):
+            return offer.channel.guest_end
         raise Refused(NtStatus.INVALID_DEVICE_STATE, f"the bus guest has no channel {channel_id} open")
 
     def let_go(self, channel: BusGuestChannel) -> None:
@@ -233,7 +239,7 @@ class MachineBus:
             case ScanInterruptPage(page_gpa=page):
                 return self._scan(page)
             case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
-                return self._host.gpadl_accepted(key, gpadl, self._check_ranges(ranges))
+                return self._host.gpadl_accepted(key, gpadl, self._check_ranges(self._offers[key], gpadl, ranges))
             case GpadlTeardown(offer_key=key, gpadl_id=gpadl):
                 return self.rings.tear_down((key, gpadl))
             case ModifyDevice(offer_key=key):
@@ -262,12 +268,12 @@ class MachineBus:
                 pass  # answers nobody here waits for
         return ()
 
-    def _offer_arrived(self, channel_id: int, interface: object, instance: object) -> None:
-        for offer in self._offers.values():
-            if (offer.interface, offer.instance) == (interface, instance):
-                offer.channel_id = channel_id
-                self._offered[channel_id] = offer
-                self._freed.append(offer)
+    def _offer_arrived(self, channel_id: int, interface: UUID, instance: UUID) -> None:
+        offer = self._by_identity.get((interface, instance))
+        if offer is not None:
+            offer.channel_id = channel_id
+            self._offered[channel_id] = offer
+            self._freed.append(offer)
 
     def _open_host_end(self, key: int, request: OpenRequest) -> int:
         if self.bus_guest is not None:
@@ -298,11 +304,13 @@ class MachineBus:
                 self._ring_host(offer)
         return ()
 
-    def _check_ranges(self, ranges: tuple[GpaRange, ...]) -> int:
+    def _check_ranges(self, offer: Offer, gpadl_id: int, ranges: tuple[GpaRange, ...]) -> int:
         try:
             for each in ranges:
                 self._machine.memory.check_pages(each.pfns)
-        except AddressOutsideMemory:
+        except AddressOutsideMemory as error:
+            detail = f"GPADL 0x{gpadl_id:X} of {offer}: {error}"
+            self.violations.note(Violation.of(BusError(BusFault.PAGE_OUTSIDE_MEMORY, detail)), offer.mistakes)
             return STATUS_FAILED
         return STATUS_OK
 
@@ -329,20 +337,21 @@ class MachineBus:
             offer.channel = None
         self._freed.append(offer)
 
-    def _violated(self, violation: Violation) -> None:
-        self.count(f"{violation.fault.name} ({violation.rule})")
-        self._log.warning("bus.violation", fault=violation.fault.name, rule=violation.rule, message=violation.message)
+    def _offer_of(self, channel_id: int | None) -> Offer | None:
+        """The offer the guest knows by this id, if any."""
+        key = self._host.key_of(channel_id) if channel_id is not None else None
+        return self._offers.get(key) if key is not None else None
 
-    def count(self, fault: str) -> None:
-        """Something a guest did wrong, for listings."""
-        self._violations[fault] += 1
+    def _violated(self, violation: Violation) -> None:
+        offer = self._offer_of(violation.channel_id)
+        self.violations.note(violation, offer.mistakes if offer is not None else None)
 
     # ---- looking in
 
     @property
     def violation_count(self) -> int:
         """Control messages dropped by a rule so far."""
-        return self._violations.total()
+        return self.violations.total
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl machines`` shows of the bus."""
@@ -351,7 +360,8 @@ class MachineBus:
             "vmbus": view.phase,
             "vmbus_version": str(view.version) if view.version is not None else None,
             "vmbus_features": [feature.name for feature in view.features],
-            "vmbus_violations": dict(self._violations),
+            "vmbus_violations": self.violations.tally.counts(),
+            "vmbus_latest_violations": self.violations.tally.latest(),
             "bus_guest": str(self.bus_guest.session) if self.bus_guest is not None else None,
         }
 

@@ -220,10 +220,14 @@ class BusGuestChannel(Channel):
         if not self.is_held:
             self.machine.bus.let_go(self)
 
-    def fail(self, side: ChannelSide, violation: PeerViolation) -> None:
-        """The host found the ring damaged: its end stops. On the bus the channel is open until the guest closes it."""
-        self.machine.bus.count("RING_DAMAGED (3)")
-        super().fail(side, violation)
+    def _log_damage(self, side: ChannelSide, violation: PeerViolation) -> None:
+        # The host's end stops. On the bus the channel is open until the guest closes it.
+        self.note(BusFault.RING_DAMAGED, str(violation), "channel.failed")
+
+    def note(self, fault: BusFault, problem: str, event: str) -> None:
+        """Remember a mistake of the guest's about its rings."""
+        error = BusError(fault, f"channel {self.channel_id}: {problem}")
+        self.machine.bus.violations.note(Violation.of(error), self.offer.mistakes, event)
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl channels`` shows of it, with why its host's end stopped if it did."""

@@ -16,6 +16,7 @@ from emulator.daemon.log import logger
 from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.bus_link import Effect
+from emulator.vmbus.faults import BusFault
 from emulator.vmbus.host import HostBus
 from emulator.vmbus.host_effects import OpenRequest
 from emulator.vmbus.message_types import STATUS_FAILED, STATUS_OK
@@ -45,8 +46,11 @@ class BusGuestRings:
         channel = BusGuestChannel(offer, guest, request)
         try:
             channel.open(request)
-        except (Refused, PeerViolation, AddressOutsideMemory) as error:
-            self._log.warning("bus.open_failed", channel_id=request.channel_id, error=str(error))
+        except (PeerViolation, AddressOutsideMemory) as error:
+            channel.note(BusFault.UNUSABLE_RING, str(error), "bus.open_failed")
+            return STATUS_FAILED
+        except Refused as refusal:
+            self._log.warning("bus.open_failed", channel_id=request.channel_id, error=str(refusal))
             return STATUS_FAILED
         offer.channel = channel
         at = offer.key, request.ring_gpadl_id

@@ -11,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol, cast
 
 from emulator.daemon.doorbells import DaemonDoorbell
@@ -35,7 +36,9 @@ Grant = tuple[int, int]
 
 
 class Waiter(Protocol):
-    """The context of a packet: it gets the completion."""
+    """The context of a packet: it gets the completion. ``began`` is when it was sent, by the monotonic clock."""
+
+    began: float
 
     def finish(self, completed: Completed) -> None:
         """The packet is complete."""
@@ -251,7 +254,7 @@ class ChannelSide:
         """One bounded turn: take from the ring what the client has room for. True when another turn is due now."""
         window = self.outbound
         most = min(TURN_PACKETS, window.packets) if window.is_open else 0
-        progress = self.endpoint.receive(most, min(TURN_BYTES, window.bytes) if most else 0)
+        progress = self.endpoint.receive(most, min(TURN_BYTES, window.bytes) if most else 0, monotonic())
         for completed in progress.completed:
             tell(completed)
         if progress.packets:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from emulator.daemon.channel_side import ChannelSide, DirectEnd, Grant
 from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
 from emulator.daemon.log import logger
+from emulator.daemon.uncompleted import uncompleted
+from emulator.daemon.violations import Tally
 from emulator.memory import PAGE_SIZE, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, Side
@@ -61,6 +64,7 @@ class Offer:
         self.key = 0  # on the host bus
         self.channel_id: int | None = None  # on the guest bus, once it has been offered there
         self.channel: Channel | None = None
+        self.mistakes = Tally()  # of its guests, since the last bus guest came
 
     def __str__(self) -> str:
         return f"channel {self.interface} (instance {self.instance}) of machine {self.machine.name}"
@@ -75,6 +79,7 @@ class Offer:
             "pipe": self.pipe,
             "host": str(self.session),
             "host_mode": "hosted" if self.grant is not None else "direct",
+            "violations": self.mistakes.latest(),
         }
         if self.channel is not None:
             entry |= self.channel.describe()
@@ -281,6 +286,11 @@ class Channel:
     def fail(self, side: ChannelSide, violation: PeerViolation) -> None:
         """A ring was damaged, as ``side`` found: the channel ends, and both clients are told why."""
         self.machine.counters.channels_failed += 1
+        self._log_damage(side, violation)
+        reason = f"the ring is damaged, as the {side.role.value}'s end found: {violation}"
+        self.close(NtStatus.DEVICE_REMOVED, reason)
+
+    def _log_damage(self, side: ChannelSide, violation: PeerViolation) -> None:
         logger().warning(
             "channel.failed",
             machine=self.machine.name,
@@ -288,7 +298,6 @@ class Channel:
             found_by=side.role.value,
             error=str(violation),
         )
-        self.close(NtStatus.DEVICE_REMOVED, f"the ring is damaged, as the {side.role.value}'s end found: {violation}")
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl channels`` shows of an opening."""
@@ -298,6 +307,9 @@ class Channel:
             if isinstance(side, ChannelSide):
                 entry[f"{side.role.value}_outstanding"] = side.outstanding
                 entry[f"packets_to_{side.role.value}"] = side.delivered_packets
+        entry["uncompleted"] = uncompleted(self.guest, self.host, monotonic())
+        for to, ring in zip(("host", "guest"), self._ring_memories(self._own_pages()), strict=True):
+            entry[f"unread_bytes_to_{to}"] = unread_bytes(ring)
         return entry
 
     @property
@@ -309,6 +321,12 @@ class Channel:
     def holder(self) -> Session:
         """The session that has it open, or is opening it."""
         return self._session
+
+
+def unread_bytes(ring: RingMemory) -> int | None:
+    """What stands in a ring and was not taken out; None where its indices mean nothing."""
+    end, start = ring.control[0], ring.control[1]
+    return (end - start) % ring.data_bytes if max(end, start) < ring.data_bytes else None
 
 
 def refuse_if_open(offer: Offer) -> None:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class PendingPacket:
     """A request whose answer is its packet's completion. It is the endpoint's context for that packet."""
 
-    __slots__ = ("_began", "_msgid", "_side", "transaction_id")
+    __slots__ = ("_msgid", "_side", "began", "transaction_id")
 
     def __init__(self, side: ChannelSide, msgid: int) -> None:
         self._side = side
         self._msgid = msgid
-        self._began = monotonic() if side.machine.measures_latency else None
+        self.began = monotonic()
         self.transaction_id = 0
 
     def finish(self, completed: Completed) -> None:
@@ -34,8 +34,8 @@ class PendingPacket:
         if not session.settle(self._msgid, self):
             return
         if completed.status.is_success:
-            if self._began is not None:
-                self._side.machine.counters.latencies.observe(monotonic() - self._began)
+            if self._side.machine.measures_latency:
+                self._side.machine.counters.latencies.observe(monotonic() - self.began)
             session.put(encode_response(self._msgid, int(completed.status), completed.payload))
         else:
             session.put(
@@ -59,6 +59,7 @@ class PendingRun:
         self._side = side
         self._msgid = msgid
         self._packets = packets
+        self.began = monotonic()
         self.waiting = 0
 
     def finish(self, completed: Completed) -> None:

@@ -26,6 +26,7 @@ class Delivered(NamedTuple):
     has_external_data: bool
     ranges: tuple[GpaRange, ...]
     external_error: Refused | None
+    since: float
 
 
 class Deliveries:
@@ -40,6 +41,7 @@ class Deliveries:
         self._held: dict[int, Delivered] = {}
         self._quota = limits.transaction_quota
         self.last_handle = 0
+        self.now = 0.0  # seconds, when packets are admitted
         self.quota_blocked = False
 
     def __len__(self) -> int:
@@ -71,7 +73,7 @@ class Deliveries:
             ranges, error = self._usable_ranges(packet)
         handle = self.last_handle = self.last_handle + 1
         if requested or external or self._hold_unasked:
-            self._held[handle] = Delivered(transaction_id, requested, external, ranges, error)
+            self._held[handle] = Delivered(transaction_id, requested, external, ranges, error, self.now)
         return ReceivedPacket(handle, payload, external, ranges, requested, image, error, transfer)
 
     def _usable_ranges(self, packet: Packet) -> tuple[tuple[GpaRange, ...], Refused | None]:
@@ -104,6 +106,10 @@ class Deliveries:
             state = "has been completed already" if 0 < handle <= self.last_handle else "was never delivered"
             raise Misuse(f"packet {handle} {state}")
         return entry
+
+    def oldest(self) -> Delivered | None:
+        """What is held longest."""
+        return next(iter(self._held.values()), None)
 
     def external_data(self, handle: int) -> tuple[GpaRange, ...]:
         """The ranges of a packet. Raises Refused when it has none or they cannot be used, Misuse as ``find``."""

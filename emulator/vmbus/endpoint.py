@@ -112,6 +112,17 @@ class ChannelEndpoint:
         return self._stopped
 
     @property
+    def oldest_outstanding(self) -> tuple[int, object] | None:
+        """The packet of ours that has waited longest for its completion: its transaction id and its context."""
+        return self._own.oldest()
+
+    @property
+    def oldest_delivered(self) -> tuple[int, float] | None:
+        """The packet of the peer's that was held longest: its transaction id, and when ``receive`` brought it."""
+        held = self._deliveries.oldest()
+        return None if held is None else (held.transaction_id, held.since)
+
+    @property
     def is_closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._closed
@@ -201,13 +212,15 @@ class ChannelEndpoint:
 
     # ---- receiving
 
-    def receive(self, max_packets: int, max_bytes: int) -> Progress:
+    def receive(self, max_packets: int, max_bytes: int, now: float = 0.0) -> Progress:
         """Take up to ``max_packets`` data packets of ``max_bytes`` ring bytes in, and write what waited for room.
 
+        ``now``, in seconds, is what ``oldest_delivered`` will say of them.
         One data packet comes whatever its size, unless ``max_packets`` is 0. Completions always come. Raises
         RingCorruption, but not before everything good in front of the damage was handed over.
         """
         self._check_usable()
+        self._deliveries.now = now
         packets: list[ReceivedPacket] = []
         completed: list[Completed] = []
         doorbell = more = False

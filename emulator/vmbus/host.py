@@ -219,6 +219,11 @@ class HostBus:
         """What devices and the machine were asked and have not answered: to be asked again after a restore."""
         return [*self._connection.outstanding(), *self._channels.outstanding()]
 
+    def key_of(self, channel_id: int) -> int | None:
+        """The offer key of the channel the guest knows by this id; None when it knows none."""
+        channel = self._directory.by_id(channel_id)
+        return None if channel is None else channel.offer_key
+
     def save(self) -> Plain:
         """Everything this bus knows, as plain data."""
         return to_plain(self._state)

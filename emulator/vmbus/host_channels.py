@@ -132,7 +132,7 @@ class HostChannels:
             self._start_modify(channel, target_vp)
         elif self._answers_modify():
             # The guest knows that the first one is not answered yet; the second one has no answer of its own.
-            self._effects.append(Violation.of(BusError(BusFault.MODIFY_IN_PROGRESS, name)))
+            self._effects.append(Violation.of(BusError(BusFault.MODIFY_IN_PROGRESS, name), channel_id))
         else:
             channel.next_target_vp = target_vp
 
@@ -243,7 +243,7 @@ class HostChannels:
             request = resolve_ticket(ticket, channel_id, ranges, monitor_id, self._config)
             self.directory.connect_doorbell(channel, request)
         except BusError as error:
-            self._effects.append(Violation.of(error))
+            self._effects.append(Violation.of(error, channel_id))
             self.apply(channel, E.DEVICE_FAILED, STATUS_FAILED)
             return
         channel.request = request

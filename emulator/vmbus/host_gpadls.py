@@ -140,7 +140,7 @@ class HostGpadls:
         gpadl = Gpadl(message.gpadl_id, owner, message.channel_id, S.IN_PROGRESS, assembly, (), charged)
         done = assembly.append(message.ranges)
         if done:
-            gpadl.ranges = assembly.ranges()
+            gpadl.ranges = _ranges_of(gpadl, assembly)
         self.state.lists[owner, message.gpadl_id] = gpadl
         self._charged += charged
         if done:
@@ -174,7 +174,7 @@ class HostGpadls:
             return
         del self._in_progress[gpadl.gpadl_id]
         try:
-            gpadl.ranges = gpadl.assembly.ranges()
+            gpadl.ranges = _ranges_of(gpadl, gpadl.assembly)
         except BusError:
             self._step(gpadl, E.INVALID)
             self._outbox.send(GpadlCreated(gpadl.channel_id, gpadl.gpadl_id, STATUS_FAILED))
@@ -265,3 +265,12 @@ class HostGpadls:
             self._charged -= gpadl.charged_pages
             if self._in_progress.get(gpadl.gpadl_id) == gpadl.owner:
                 del self._in_progress[gpadl.gpadl_id]
+
+
+def _ranges_of(gpadl: Gpadl, assembly: GpadlAssembly) -> tuple[GpaRange, ...]:
+    """What a whole list describes. Raises BusError, which names the list."""
+    try:
+        return assembly.ranges()
+    except BusError as error:
+        name = f"GPADL 0x{gpadl.gpadl_id:X} on channel {gpadl.channel_id}"
+        raise BusError(error.fault, f"{name}: {error.detail}") from None

@@ -23,7 +23,14 @@ from emulator.vmbus.outbox import Outbox
 from emulator.vmbus.synic import Port
 
 _UNLOAD = 16
+_NAMING_A_CHANNEL = frozenset({5, 7, 8, 11, 13, 18, 19, 22})  # at byte 8
 _WHILE_PAUSED = (m.Resume, m.Unload, m.InitiateContact)
+
+
+def _channel_named(payload: bytes) -> int | None:
+    """The channel id in a message that is wrong, for whoever reports it."""
+    names = len(payload) >= 12 and message_number(payload) in _NAMING_A_CHANNEL
+    return int.from_bytes(payload[8:12], "little") if names else None
 
 
 class HostMessages:
@@ -67,7 +74,7 @@ class HostMessages:
         try:
             self._dispatch(port, payload, trusted)
         except BusError as error:
-            self._effects.append(Violation.of(error))
+            self._effects.append(Violation.of(error, _channel_named(payload)))
         self.settle()
 
     def settle(self) -> None:

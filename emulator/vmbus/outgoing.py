@@ -51,6 +51,10 @@ class Outgoing:
         """Data packets in line for the ring."""
         return self._queue.data_packets
 
+    def oldest(self) -> tuple[int, object] | None:
+        """The packet in the ring, or beyond, that has waited longest for its completion: transaction id and context."""
+        return next(iter(self._sent.items()), None)
+
     def _check_outstanding(self, count: int) -> None:
         most = self._limits.max_outstanding
         if len(self._sent) + len(self._cancelled) + len(self._queue) + count > most:

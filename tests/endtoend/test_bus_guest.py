@@ -307,7 +307,7 @@ async def test_ring_damage_stops_the_hosts_end_in_words_and_nothing_else(tmp_pat
             assert "the ring is damaged, as the host's end found: " in entry["stopped"]
             assert "0x1001: not a multiple of 8" in entry["stopped"]
             assert entry["bus_state"] == "open"
-            assert (await entry_of(guest, "machines"))["vmbus_violations"] == {"RING_DAMAGED (3)": 1}
+            assert (await entry_of(guest, "machines"))["vmbus_violations"] == {"RING_DAMAGED (3.6)": 1}
             with pytest.raises(RequestFailed, match="the ring is damaged"):
                 await driver.bus.doorbell(offer.channel_id)
             await driver.perform(driver.guest.close_channel(offer.channel_id))
