@@ -111,6 +111,8 @@ def channels(machine: str | None, wants_json: bool) -> None:
                 for each in entries
             ],
         )
+    if not wants_json:
+        _say_mistakes(entries, machine)
 
 
 @click.command("log-level")
@@ -159,8 +161,6 @@ def _say_lines(heading: str, lines: list[str]) -> None:
         say(heading)
     for line in lines:
         say(f"  {line}")
-    if not wants_json:
-        _say_mistakes(entries, machine)
 
 
 @click.command()
