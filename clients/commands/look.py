@@ -146,7 +146,7 @@ def _say_mistakes(entries: Entries, machine: str | None) -> None:
         if each.get("stopped"):
             lines.append(each["stopped"])
         _say_lines(f"channel {each['interface']} (instance {each['instance']}) of {each['machine']}:", lines)
-    for each in _inspect("machines", machine):
+    for each in inspect_daemon("machines", machine):
         latest = [violation for violation in each["vmbus_latest_violations"] if violation["last"] not in said]
         _say_lines(f"machine {each['machine']}:", [_counted(violation, said) for violation in latest])
 

@@ -91,8 +91,7 @@ def test_4_3_4_pause_suspends_then_waits_for_outstanding_packets(side: Side) -> 
     assert back(life, C.SUSPEND) == []
     assert life.phase is P.DRAINING
     assert life.drained(0) == [E.NOW_PAUSED]
-    assert life.is_paused
-    assert not life.pause_is_due
+    assert (life.is_paused, life.pause_is_due) == (True, False)
     assert life.start(0) == [E.RUN_STARTED]
     assert back(life, C.STARTED) == [E.DELIVER_ON, E.RUN_POST_STARTED]
 
