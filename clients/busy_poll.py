@@ -20,10 +20,11 @@ class BusyPoll:
     Between two looks the cpu is given away, so that a peer on the same cpu can answer. 0 seconds: always sleep at once.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = perf_counter) -> None:
         if not 0 <= seconds <= 1:
             raise Misuse(f"busy polling lasts 0 to 1 seconds, not {seconds!r}; 0 turns it off")
         self._seconds = seconds
+        self._clock = clock
         self._pays = seconds > 0
 
     def wait(self, look: Callable[[], bool], sleep: Callable[[], None]) -> None:
@@ -33,14 +34,14 @@ class BusyPoll:
         if not self._seconds:
             sleep()
             return
-        began = perf_counter()
+        began = self._clock()
         if self._pays:
             deadline = began + self._seconds
             while True:
                 os.sched_yield()
                 if look():
                     return
-                if perf_counter() > deadline:
+                if self._clock() > deadline:
                     break
         sleep()
-        self._pays = perf_counter() - began < WORTH_ANOTHER * self._seconds
+        self._pays = self._clock() - began < WORTH_ANOTHER * self._seconds

@@ -14,18 +14,20 @@ from functools import partial
 from typing import Any, Protocol
 
 from clients.calls import RequestFailed
-from clients.direct_calls import DirectCall, DirectPacket, DirectPost
+from clients.direct_calls import DirectCall, DirectPacket, DirectPost, DirectRun
 from clients.direct_rings import Rings, endpoint_on
 from clients.inbox import OfferState
 from emulator.memory import GuestMemory, Mdl
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import Completed, Progress, Side
+from emulator.vmbus.endpoint import Completed, SendOutcome, Side
 from emulator.vmbus.packets import RingCorruption
 from emulator.vmbus.profile import ChannelProfile
 
 # Packets kept here until they are taken; behind them the ring is the queue.
 INBOX_PACKETS = 256
 TURN_BYTES = 1024 * 1024
+# Payloads published at once, and taken at once: some dozens make the price of a turn small; a ring holds some hundreds.
+PORTION_PACKETS = RUN_PACKETS = 256
 # More than any ring holds: its largest data area over the smallest packet with its footer.
 MOST_RING_PACKETS = 8190 * 4096 // 24
 HEARD_BYTES = 4096
@@ -67,7 +69,10 @@ class DirectEnd:
         self.broken: str | None = None
         self._owner = owner
         self._touch = owner.touch
-        self._held: deque[tuple[Any, Callable[[], None]]] = deque()
+        self.collecting = False
+        # Where packets go, and who waits for them.
+        self._inbox: DirectEnd | OfferState = self if offer is None else offer
+        self._held: deque[tuple[Any, Callable[[], bool]]] = deque()
         self._more = False
         self._endpoint = endpoint_on(memory, side, Rings(*rings), pipe, profile)
 
@@ -90,19 +95,17 @@ class DirectEnd:
 
     def look(self) -> bool:
         """Take in what has come, without asking for a doorbell: for a caller that looks again. Whether anything did."""
-        endpoint = self._endpoint
         if self.closed is not None or self.broken is not None:
             return False
         try:
-            if not (endpoint.has_arrivals() or self._held or endpoint.queued_packets):
-                return False
-            progress = self._take_in(INBOX_PACKETS)
+            if self._endpoint.has_arrivals() or self._held or self._endpoint.queued_packets:
+                return self._take_in(INBOX_PACKETS)
         except RingCorruption as corruption:
             self._break(corruption)
             return True
-        return bool(progress.packets or progress.completed)
+        return False
 
-    def poll(self, most: int = INBOX_PACKETS) -> bool:
+    def poll(self, most: int = INBOX_PACKETS, *, runs: bool = True) -> bool:
         """Take in what the rings hold, up to ``most`` packets that nobody has taken yet, and send what waited.
 
         Afterwards the doorbell rings when more comes. Whether anything did.
@@ -110,31 +113,49 @@ class DirectEnd:
         came = False
         try:
             while self.closed is None and self.broken is None:
-                progress = self._take_in(most)
-                came = came or bool(progress.packets or progress.completed)
-                if progress.more:
-                    if not progress.packets or len(self.items) >= most or progress.quota_blocked:
+                took = self._take_in(most, runs=runs)
+                came = came or took
+                if not self._more:
+                    if self._endpoint.go_idle():
                         break
-                elif self._endpoint.go_idle():
+                elif not took or len(self.items) >= most or (runs and self._inbox.collecting):
                     break
         except RingCorruption as corruption:
             self._break(corruption)
             return True
         return came
 
-    def _take_in(self, most: int) -> Progress:
+    def _take_in(self, most: int, *, runs: bool = True) -> bool:
+        """One turn; whether anything came. ``runs``: as payloads alone, where somebody collects those."""
+        if runs and self._inbox.collecting and self._take_run():
+            return True
         progress = self._endpoint.receive(max(0, most - len(self.items)), TURN_BYTES)
         for completed in progress.completed:
             self._completed(completed)
         if progress.packets:
             self.items.extend([DirectPacket(self, packet) for packet in progress.packets])
-            self._touch(self if self.offer is None else self.offer)
-        if progress.doorbell:
+            self._touch(self._inbox)
+        self._took_in(progress.doorbell)
+        self._more = progress.more
+        return bool(progress.packets or progress.completed)
+
+    def _take_run(self) -> bool:
+        if self.items or self._endpoint.queued_packets:
+            return False
+        run = self._endpoint.receive_payloads(RUN_PACKETS, TURN_BYTES)
+        if not run.payloads:
+            return False
+        self.items.append(DirectRun(self, run.payloads))
+        self._touch(self._inbox)
+        self._took_in(run.doorbell)
+        self._more = True
+        return True
+
+    def _took_in(self, doorbell: bool) -> None:
+        if doorbell:
             self._ring()
         if self._held:
             self._send_held()
-        self._more = progress.more
-        return progress
 
     def _break(self, violation: PeerViolation) -> None:
         """The rings are damaged: nothing more goes through them, and the channel is closed."""
@@ -146,26 +167,31 @@ class DirectEnd:
 
     def send(self, buffer: bytes, mdl: Mdl | None, flags: int) -> DirectCall:
         """Windows: VmbPacketSend."""
-        call = DirectCall(self, bool(flags & 1))
+        call = DirectCall(self, flags & 1 != 0)
+        if not self._held and self.closed is None and self.broken is None:
+            try:
+                self._put(call, self._endpoint.send(buffer, mdl, flags, call))
+            except (Refused, RingCorruption):
+                pass  # the same again below, where it is held or ended
+            else:
+                return call
         self._start(call, lambda: self._put(call, self._endpoint.send(buffer, mdl, flags, call)))
         return call
 
     def send_external(self, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DirectCall:
         """Windows: VmbPacketSendWithExternalMdl."""
-        call = DirectCall(self, bool(flags & 1))
+        call = DirectCall(self, flags & 1 != 0)
         send = self._endpoint.send_with_external_mdl
         self._start(call, lambda: self._put(call, send(buffer, mdl, *span, flags, call)))
         return call
 
     def post(self, payloads: list[bytes]) -> DirectPost:
-        """Many packets without completion, in few publications."""
-        post = DirectPost(len(payloads))
-        for first in range(0, len(payloads), 64):
-            portion = payloads[first : first + 64]
-            self._start(post, partial(self._put_many, post, portion))
+        """Many packets without completion, in few publications; what finds no room in the ring waits here."""
+        post = DirectPost(payloads)
+        self._start(post, partial(self._write, post))
         return post
 
-    def _start(self, call: Any, attempt: Callable[[], None]) -> None:
+    def _start(self, call: Any, attempt: Callable[[], bool]) -> None:
         if self.closed is not None or self.broken is not None:
             self._end(call, RequestFailed(*(self.closed or (NtStatus.DEVICE_REMOVED, self.broken or ""))))
         else:
@@ -173,12 +199,12 @@ class DirectEnd:
             self._send_held()
 
     def _send_held(self) -> None:
-        """Send what waits for the line in front of the ring, in order."""
+        """Send what waits here for its turn or for room, in order. An attempt says whether it is done with."""
         while self._held:
             call, attempt = self._held[0]
             try:
-                if not call.done:
-                    attempt()
+                if not call.done and not attempt():
+                    return
             except Refused as refusal:
                 if refusal.status is NtStatus.INSUFFICIENT_RESOURCES and self._endpoint.queued_packets:
                     return
@@ -188,7 +214,7 @@ class DirectEnd:
                 return
             self._held.popleft()
 
-    def _put(self, call: DirectCall, outcome: Any) -> None:
+    def _put(self, call: DirectCall, outcome: SendOutcome) -> bool:
         call.transaction_id = outcome.transaction_id
         if outcome.doorbell:
             self._ring()
@@ -196,24 +222,32 @@ class DirectEnd:
             call.result = int(NtStatus.SUCCESS), b""
             call.done = True
             self._touch(call)
+        return True
 
-    def _put_many(self, post: DirectPost, payloads: list[bytes]) -> None:
-        outcome = self._endpoint.send_many(payloads, [post] * len(payloads))
-        if outcome.doorbell:
-            self._ring()
-        post.unwritten -= outcome.written
-        if post.done:
-            self._touch(post)
+    def _write(self, post: DirectPost) -> bool:
+        """As much of a post as there is room for; whether that was the rest."""
+        while post.written < len(post.payloads):
+            try:
+                outcome = self._endpoint.send_payloads(post.payloads, post.written, PORTION_PACKETS)
+            except TypeError as problem:
+                # Something that is not bytes: a copy will do, and without one this post has failed.
+                if not post.copy_payloads():
+                    self._end(post, RequestFailed(NtStatus.INVALID_PARAMETER, str(problem)))
+                    return True
+                continue
+            if outcome.doorbell:
+                self._ring()
+            if not outcome.written:
+                return False
+            post.written += outcome.written
+        self._touch(post)
+        return True
 
     def _completed(self, completed: Completed) -> None:
         call: Any = completed.context
         if not completed.status.is_success:
             reason = self.closed[1] if self.closed is not None else "the packet was cancelled"
             self._end(call, RequestFailed(completed.status, reason))
-        elif isinstance(call, DirectPost):
-            call.unwritten -= 1
-            if call.done:
-                self._touch(call)
         elif not call.done:
             call.result = int(completed.status), completed.payload
             call.done = True
@@ -236,6 +270,7 @@ class DirectEnd:
                 return
             if completed is not None:
                 self._completed(completed)
+            self._send_held()
         self._end(call, RequestFailed(NtStatus.CANCELLED, "the call was abandoned"))
 
     # ---- receiving
@@ -260,6 +295,8 @@ class DirectEnd:
             return
         if outcome.doorbell:
             self._ring()
+        if self._held:
+            self._send_held()  # the line for the ring may have been used and left since they were told to wait
         if outcome.receive_again:
             self.poll()
 
@@ -273,7 +310,7 @@ class DirectEnd:
         if self.closed is not None:
             return
         # What the peer put into the rings before it closed has arrived; the daemon keeps them until we are done.
-        self.poll(len(self.items) + MOST_RING_PACKETS)
+        self.poll(len(self.items) + MOST_RING_PACKETS, runs=False)
         self._finish(status, reason)
 
     def _finish(self, status: NtStatus, reason: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clients.calls import RequestFailed
 from emulator.memory import GpaRange
+from emulator.status import NtStatus
 from emulator.vmbus.endpoint import ReceivedPacket
 
 if TYPE_CHECKING:
@@ -40,25 +42,49 @@ class DirectCall:
 class DirectPost:
     """Many packets without completion; done when all are in the ring, or one failed."""
 
-    def __init__(self, packets: int) -> None:
-        self.packets = packets
-        self.unwritten = packets
+    def __init__(self, payloads: list[bytes]) -> None:
+        self.payloads = payloads
+        self.written = 0
         self.error: Exception | None = None
         self.waiter: Any = None
 
     @property
     def done(self) -> bool:
         """Whether it has come to its end."""
-        return self.error is not None or not self.unwritten
+        return self.error is not None or self.written == len(self.payloads)
 
     def outcome(self) -> tuple[Any, ...]:
         """How many packets were sent; raises what went wrong."""
         if self.error is not None:
             raise self.error
-        return (self.packets,)
+        return (len(self.payloads),)
+
+    def copy_payloads(self) -> bool:
+        """Make bytes of all that can be; whether all could."""
+        try:
+            self.payloads = [bytes(memoryview(payload)) for payload in self.payloads]
+        except TypeError:
+            return False
+        return True
 
     def abandon(self) -> None:
-        """Packets on their way into the ring stay on their way."""
+        """What is in the ring stays there; no more of it follows."""
+        if not self.done:
+            self.error = RequestFailed(NtStatus.CANCELLED, "the post was abandoned")
+
+
+class DirectRun:
+    """Packets that came in a row and want nothing: their payloads, for somebody who collects those."""
+
+    __slots__ = ("payloads", "state")
+
+    def __init__(self, state: DirectEnd, payloads: list[bytes]) -> None:
+        self.state = state
+        self.payloads = payloads
+
+    def take_first(self) -> DirectPacket:
+        """The first as a packet after all."""
+        return DirectPacket(self.state, ReceivedPacket(0, self.payloads.pop(0), False, (), False, b""))
 
 
 class DirectPacket:

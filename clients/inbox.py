@@ -24,6 +24,7 @@ class Inbox:
         self.receives = ReceiveWindow(*receives)
         self.closed: tuple[NtStatus, str] | None = None
         self.items: deque[Any] = deque()
+        self.collecting = False
         self.waiter: Any = None
 
     def arrived(self, item: Any) -> None:
@@ -43,6 +44,7 @@ class EndState(Protocol):
     offer: OfferState | None
     closed: tuple[NtStatus, str] | None
     items: deque[Any]
+    collecting: bool
     waiter: Any
 
     def close(self, status: NtStatus, reason: str) -> None:
@@ -63,6 +65,8 @@ class OfferState:
         self.openings = 0
         self.last_closed: tuple[NtStatus, str] | None = None
         self.items: deque[Any] = deque()
+        # Whether somebody waits for payloads alone; the rings of a direct end can then be emptied faster.
+        self.collecting = False
         self.closed: tuple[NtStatus, str] | None = None
         self.waiter: Any = None
 

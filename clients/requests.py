@@ -280,15 +280,6 @@ def completion(call: Sending) -> Completion:
     return done
 
 
-def take_packet(protocol: ClientProtocol, items: Any) -> ReceivedPacket | DirectPacket:
-    """The oldest packet of a channel's or an offer's inbox, its room given back."""
-    if isinstance(items[0], DirectPacket):
-        return items[0].state.take()
-    packet: ReceivedPacket = items.popleft()
-    protocol.taken(packet.state, packet.cost)
-    return packet
-
-
 def usable_ranges(received: ReceivedPacket | DirectPacket) -> tuple[GpaRange, ...]:
     """The guest memory a packet points at. Windows: VmbChannelPacketGetExternalData (rules R6, R7)."""
     if not received.has_external_data:

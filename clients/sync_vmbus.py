@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from clients import file_calls, requests
+from clients import file_calls, requests, taking
 from clients.calls import RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.inbox import EndState, OfferState, ReceivedPacket
@@ -169,6 +169,9 @@ class _End:
     def _open_state(self) -> EndState:
         raise NotImplementedError
 
+    def _inbox(self) -> EndState | OfferState:
+        raise NotImplementedError
+
     def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
         """Windows: VmbPacketSend. Returns the completion (empty, once in the ring, without WAIT_FOR_COMPLETION)."""
         call = requests.send(self._connection.protocol, self._open_state(), buffer, mdl, flags)
@@ -180,9 +183,25 @@ class _End:
         (count,) = self._connection.finish(requests.post(self._connection.protocol, self._open_state(), payloads))
         return int(count)
 
+    def collect(self) -> list[bytes]:
+        """The payloads of all packets that have come up to the first that wants an answer or shows memory; the fast way
+        to take what ``post`` sends. Waits for one packet. Empty: what comes next, if anything, iterating yields.
+        """
+        state = self._inbox()
+        state.collecting = True
+        try:
+            self._connection.wait_for_item(state)
+        except StopIteration:
+            return []
+        finally:
+            state.collecting = False
+        payloads = taking.collect(self._connection.protocol, state.items)
+        self._connection.flush()
+        return payloads
+
     def _next(self, state: EndState | OfferState) -> Packet:
         self._connection.wait_for_item(state)
-        received = requests.take_packet(self._connection.protocol, state.items)
+        received = taking.take_packet(self._connection.protocol, state.items)
         self._connection.flush()
         return Packet(self._connection, self._machine, received)
 
@@ -196,6 +215,9 @@ class Channel(_End):
         self._state = state
 
     def _open_state(self) -> EndState:
+        return self._state
+
+    def _inbox(self) -> EndState:
         return self._state
 
     @property
@@ -248,6 +270,9 @@ class OfferedChannel(_End):
 
     def _open_state(self) -> EndState:
         return requests.opening_of(self._state)
+
+    def _inbox(self) -> OfferState:
+        return self._state
 
     @property
     def is_open(self) -> bool:

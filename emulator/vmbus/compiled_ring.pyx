@@ -77,10 +77,16 @@ cdef enum:
     DESCRIPTOR_BYTES = 16
     FOOTER_BYTES = 8
     COMPLETION = 11
+    MOST_AT_ONCE = 1 << 30  # packets of one call: more than any ring holds
+    LONGEST_IN_BAND = 0xFFFF * 8 - 16  # what the length field can say
     SMALL_RESULT_BYTES = 2048  # of packets kept alive by a result that is kept for the next call
 
 SOURCE = _SOURCE.decode("ascii")
 """What this was compiled from, as setup.py saw it: a digest that a test compares with the sources that stand there."""
+
+# The first 8 bytes of a descriptor but for its length: type 6, 16 bytes of header, no flags; and the bits to compare.
+cdef uint64_t IN_BAND_HEAD = 0x00020006
+cdef uint64_t PLAIN_HEAD = 0xFFFF0000FFFFFFFF
 
 # Results that can be made beforehand: a single packet's, and those of small batches.
 cdef enum:
@@ -388,7 +394,6 @@ cdef class RingSender:
     cdef bint put(self, PyObject **items, Py_ssize_t count, Py_ssize_t free) except -1:
         """Write packets that were seen to fit, publish them, and say whether to ring. No Python code runs in between."""
         cdef RingMemory ring = self.ring
-        cdef uint32_t before = <uint32_t> self.position
         cdef Py_ssize_t position = self.position
         cdef Py_ssize_t length
         cdef Py_ssize_t index
@@ -404,6 +409,69 @@ cdef class RingSender:
             position += FOOTER_BYTES
             if position == self.size:
                 position = 0
+        return self.publish(position, free)
+
+    def send_in_band(self, payloads, Py_ssize_t first, Py_ssize_t most, uint64_t transaction_id, Py_ssize_t longest):
+        """Write payloads from number ``first`` on, at most ``most``, as in-band packets that want no completion.
+
+        As many as fit, up to one that is longer than ``longest`` bytes; transaction ids count up from the one given.
+        Published once, with one decision about the doorbell. Raises RingCorruption, TypeError for what is not bytes.
+        """
+        cdef Py_ssize_t free = self.room()
+        cdef object batch = PySequence_Fast(payloads, "payloads come as a sequence of bytes")
+        cdef PyObject **items = PySequence_Fast_ITEMS(batch)
+        cdef Py_ssize_t end = min(PySequence_Fast_GET_SIZE(batch), first + min(most, MOST_AT_ONCE))
+        cdef Py_ssize_t position = self.position
+        cdef Py_ssize_t count = 0
+        cdef Py_ssize_t length
+        cdef Py_ssize_t total
+        longest = min(longest, LONGEST_IN_BAND)
+        if first < 0:
+            raise Misuse(f"payloads are numbered from 0, not {first}")
+        while first + count < end:
+            if not PyBytes_CheckExact(<object> items[first + count]):
+                if count:
+                    break
+                raise TypeError(f"a payload is bytes, not {type(<object> items[first]).__name__}")
+            length = PyBytes_GET_SIZE(<object> items[first + count])
+            total = ((length + 7) & ~<Py_ssize_t> 7) + DESCRIPTOR_BYTES + FOOTER_BYTES
+            if length > longest or total > free:
+                break
+            self.put_in_band(position, PyBytes_AS_STRING(<object> items[first + count]), length, transaction_id + count)
+            free -= total
+            position += total
+            if position >= self.size:
+                position -= self.size
+            count += 1
+        if count == 0:
+            return sent(0, False)
+        return sent(count, self.publish(position, free))
+
+    cdef inline void put_in_band(
+        self, Py_ssize_t start, const char *payload, Py_ssize_t length, uint64_t transaction_id
+    ) noexcept:
+        """One packet with its footer, at a place that was seen to have room."""
+        cdef RingMemory ring = self.ring
+        cdef Py_ssize_t padded = (length + 7) & ~<Py_ssize_t> 7
+        cdef Py_ssize_t position = start
+        ring_store_unit(ring.unit(position), IN_BAND_HEAD | <uint64_t> ((padded + DESCRIPTOR_BYTES) >> 3) << 32)
+        position = self.behind(position, 8)
+        ring_store_unit(ring.unit(position), transaction_id)
+        position = self.behind(position, 8)
+        if length != padded:
+            ring_store_unit(ring.unit(self.behind(position, padded - 8)), 0)
+        ring.copy_in(position, payload, length)
+        ring_store_unit(ring.unit(self.behind(position, padded)), <uint64_t> start << 32)
+
+    cdef inline Py_ssize_t behind(self, Py_ssize_t position, Py_ssize_t count) noexcept:
+        """The place so many bytes further on."""
+        position += count
+        return position - self.size if position >= self.size else position
+
+    cdef bint publish(self, Py_ssize_t position, Py_ssize_t free) except -1:
+        """Let the receiver see what was written up to ``position``; whether to ring its doorbell."""
+        cdef RingMemory ring = self.ring
+        cdef uint32_t before = <uint32_t> self.position
         self.known_free = free
         self.position = position
         ring_publish(ring.words + WORD_IN, <uint32_t> position)
@@ -551,6 +619,65 @@ cdef class RingReceiver:
         self.order()
         signal = ring_load(self.ring.words + WORD_PENDING) != 0 and self.frees_a_sender(before)
         return self.result(images, consumed, signal, consumed == used)
+
+    def receive_payloads(self, Py_ssize_t max_packets, Py_ssize_t max_bytes):
+        """Take in-band packets that want no completion, up to the first of any other kind; their payloads, padded.
+
+        Otherwise as ``receive_batch``. What is not plain stays, good or bad, for ``receive_batch`` to judge.
+        """
+        cdef Py_ssize_t used = self.used()
+        cdef Py_ssize_t before
+        cdef bint signal
+        cdef list payloads
+        if not self.masked:
+            if ring_load(self.ring.words + WORD_MASK) != 0:
+                self.fail(MASK_SET_BY_PEER)
+            if used:
+                self.set_mask()
+        payloads = self.take_payloads(used, max_packets, max_bytes)
+        if self.taken == 0:
+            return self.result(payloads, 0, False, used == 0)
+        before = self.position
+        self.position = before + self.taken
+        if self.position >= self.size:
+            self.position -= self.size
+        self.known_used = used - self.taken
+        ring_publish(self.ring.words + WORD_OUT, <uint32_t> self.position)
+        self.order()
+        signal = ring_load(self.ring.words + WORD_PENDING) != 0 and self.frees_a_sender(before)
+        return self.result(payloads, self.taken, signal, self.taken == used)
+
+    cdef list take_payloads(self, Py_ssize_t used, Py_ssize_t max_packets, Py_ssize_t max_bytes):
+        """Copy payloads out; ``taken`` says how many ring bytes their packets had."""
+        cdef RingMemory ring = self.ring
+        cdef Py_ssize_t position = 0  # counts from the read index
+        cdef Py_ssize_t offset = self.position
+        cdef Py_ssize_t body
+        cdef Py_ssize_t total
+        cdef uint64_t head
+        cdef bytes payload
+        cdef list payloads = []
+        while used - position >= DESCRIPTOR_BYTES + FOOTER_BYTES and max_packets > 0:
+            head = ring_load_unit(ring.unit(offset))
+            total = (<Py_ssize_t> <uint16_t> (head >> 32) << 3) + FOOTER_BYTES
+            if head & PLAIN_HEAD != IN_BAND_HEAD or total < DESCRIPTOR_BYTES + FOOTER_BYTES or total > used - position:
+                break
+            if position and position + total > max_bytes:
+                break
+            body = offset + DESCRIPTOR_BYTES
+            if body >= self.size:
+                body -= self.size
+            # Its size was judged against the ring, which is the most this can allocate.
+            payload = PyBytes_FromStringAndSize(NULL, total - DESCRIPTOR_BYTES - FOOTER_BYTES)
+            ring.copy_out(body, PyBytes_AS_STRING(payload), total - DESCRIPTOR_BYTES - FOOTER_BYTES)
+            payloads.append(payload)
+            max_packets -= 1
+            position += total
+            offset += total
+            if offset >= self.size:
+                offset -= self.size
+        self.taken = position
+        return payloads
 
     cdef list take(self, Py_ssize_t used, Py_ssize_t max_packets, Py_ssize_t max_bytes):
         """Copy packets out, or None; ``taken`` says how many ring bytes. A violation ends it and is remembered."""

@@ -38,6 +38,8 @@ class Deliveries:
         self._limits = limits
         self._is_pipe = is_pipe
         self._hold_unasked = profile.hold_unasked_packets
+        # Whether a packet that wants no answer is done with when its payload is there, and that is as it was sent.
+        self.takes_payloads = not (is_pipe or profile.hold_unasked_packets)
         self._held: dict[int, Delivered] = {}
         self._quota = limits.transaction_quota
         self.last_handle = 0

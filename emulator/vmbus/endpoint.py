@@ -33,7 +33,15 @@ from emulator.vmbus.packets import (
     parse_packet_untrusted,
 )
 from emulator.vmbus.profile import EndpointLimits, KmclProfile, Side
-from emulator.vmbus.progress import BatchOutcome, Completed, CompleteOutcome, Progress, ReceivedPacket, SendOutcome
+from emulator.vmbus.progress import (
+    BatchOutcome,
+    Completed,
+    CompleteOutcome,
+    PayloadRun,
+    Progress,
+    ReceivedPacket,
+    SendOutcome,
+)
 from emulator.vmbus.ring import RingReceiver, RingSender
 from emulator.vmbus.send_queue import Buffer
 from emulator.vmbus.send_rules import Approved, SendRules
@@ -44,6 +52,7 @@ __all__ = [
     "CompleteOutcome",
     "Completed",
     "EndpointLimits",
+    "PayloadRun",
     "Progress",
     "ReceivedPacket",
     "SendOutcome",
@@ -205,6 +214,22 @@ class ChannelEndpoint:
             self._failure = str(corruption)
             raise
 
+    def send_payloads(self, payloads: Sequence[bytes], first: int, most: int) -> BatchOutcome:
+        """Send from number ``first`` on, at most ``most``, what the ring has room for now; the rest stays the caller's.
+
+        As ``send_many`` with flags 0, but nothing waits in line: when room for the next is there, the doorbell rings,
+        and the caller goes on after its next ``receive``. Raises Refused when the first of them is refused.
+        """
+        self._check_usable()
+        longest = self._rules.longest_payload
+        if first < len(payloads) and len(payloads[first]) > longest:
+            self._rules.packet(len(payloads[first]), None, 0)
+        try:
+            return self._own.send_payloads(payloads, first, most, longest)
+        except RingCorruption as corruption:
+            self._failure = str(corruption)
+            raise
+
     def cancel(self, transaction_id: int) -> Completed | None:
         """Give up a packet of ours; its end, or None when it has ended already. A late completion is swallowed (Y4)."""
         self._check_usable()
@@ -257,6 +282,23 @@ class ChannelEndpoint:
         more = not received.empty
         deliveries.quota_blocked = more and not deliveries.room()
         return received.signal, more
+
+    def receive_payloads(self, max_packets: int, max_bytes: int) -> PayloadRun:
+        """Take what comes next as long as it is payloads that want no answer: ``receive`` for many at once, in short.
+
+        Takes no others, writes nothing that waited, and says nothing of damage; all that is for ``receive``.
+        """
+        self._check_usable()
+        deliveries = self._deliveries
+        if self._stopped or not deliveries.takes_payloads:
+            return PayloadRun([], 0, False)
+        try:
+            received = self._incoming.receive_payloads(min(max_packets, deliveries.room()), max_bytes)
+        except RingCorruption as corruption:
+            self._failure = str(corruption)
+            raise
+        deliveries.last_handle += len(received.images)
+        return PayloadRun(received.images, received.ring_bytes, received.signal)
 
     def has_arrivals(self) -> bool:
         """Whether the incoming ring holds anything: a look that takes nothing. Raises RingCorruption."""

@@ -7,9 +7,11 @@ exactly one call, whichever ended it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.packets import (
+    PIPE_HEADER_BYTES,
     Packet,
     RingCorruption,
     encode_completion,
@@ -24,6 +26,7 @@ from emulator.vmbus.send_queue import Buffer, QueuedPacket, SendQueue
 from emulator.vmbus.send_rules import Approved
 
 _NOTHING = object()
+_PIPE_PORTION = 64  # framed at a time, whether or not there is room for them
 
 
 class Outgoing:
@@ -110,6 +113,19 @@ class Outgoing:
         if waits:
             self._sent.update(zip(range(first, first + written), contexts, strict=False))
         return BatchOutcome(first, written, doorbell)
+
+    def send_payloads(self, payloads: Sequence[bytes], first: int, most: int, longest: int) -> BatchOutcome:
+        """Packets without external data and completion, from number ``first`` on, as far as the ring has room.
+
+        None waits in line. Up to one that is longer than ``longest`` bytes.
+        """
+        if self._is_pipe:
+            portion = takewhile(lambda each: len(each) <= longest, payloads[first : first + min(most, _PIPE_PORTION)])
+            payloads, first, longest = list(map(frame_pipe_message, portion)), 0, longest + PIPE_HEADER_BYTES
+        first_id = self._last_transaction + 1
+        written, doorbell = self._queue.write_payloads(payloads, first, most, first_id, longest)
+        self._last_transaction += written
+        return BatchOutcome(first_id, written, doorbell)
 
     def complete(self, completions: Sequence[tuple[int, bytes]]) -> tuple[bool, bool]:
         """Answers to packets of the peer's, by its transaction ids; (all are written, ring the peer's doorbell)."""

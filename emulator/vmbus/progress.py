@@ -28,6 +28,18 @@ class BatchOutcome(NamedTuple):
     doorbell: bool
 
 
+class PayloadRun(NamedTuple):
+    """What one ``receive_payloads`` took: nothing but payloads, padded to 8 bytes, of packets that want no answer.
+
+    ``drained_ring_bytes`` and ``doorbell`` as in ``Progress``. Empty when the ring is, or when what comes next is no
+    such packet: then ``receive`` takes it.
+    """
+
+    payloads: list[bytes]
+    drained_ring_bytes: int
+    doorbell: bool
+
+
 class CompleteOutcome(NamedTuple):
     """``doorbell``: ring the peer's. ``receive_again``: the quota held packets back and no longer does; poll without a
     doorbell. ``written`` is False when the completion waits in line, or the peer asked for none."""

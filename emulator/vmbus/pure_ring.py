@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import islice
 
 from emulator.status import Misuse
-from emulator.vmbus.packets import RingCorruption
+from emulator.vmbus.packets import MAX_LENGTH8, RingCorruption, encode_in_band
 from emulator.vmbus.pure_ring_memory import RingMemory
 from emulator.vmbus.ring_contract import (
     FEATURES,
@@ -40,6 +41,8 @@ __all__ = ["RingMemory", "RingReceiver", "RingSender"]
 _COMPLETION = 11
 _FIRST_GUESS_SHIFT = 8  # 256 bytes a packet: how much to copy out at first when only a few packets are wanted
 _LARGEST_COPY = 1 << 15
+_LONGEST_IN_BAND = MAX_LENGTH8 * 8 - 16
+_PLAIN_KIND, _NO_FLAGS = b"\6\0\2\0", b"\0\0"  # how an in-band descriptor begins, before and behind its length
 _pack_footer = struct.Struct("<II").pack
 _new = tuple.__new__  # a third of the price of calling a named tuple's class
 _NOTHING_SENT = Sent(0, False)
@@ -120,6 +123,29 @@ class RingSender:
         self._fence()
         # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming.
         return _new(Sent, (len(parts) >> 1, control[MASK] == 0 and control[OUT] == before))
+
+    def send_in_band(self, payloads: Sequence[bytes], first: int, most: int, transaction_id: int, longest: int) -> Sent:
+        """Write payloads from number ``first`` on, at most ``most``, as in-band packets that want no completion.
+
+        As many as fit, up to one that is longer than ``longest`` bytes; transaction ids count up from the one given.
+        Published once, with one decision about the doorbell. Raises RingCorruption, TypeError for what is not bytes.
+        """
+        room = self.free_bytes()
+        longest = min(longest, _LONGEST_IN_BAND)
+        images: list[bytes] = []
+        if first < 0:
+            raise Misuse(f"payloads are numbered from 0, not {first}")
+        for payload in islice(payloads, first, first + max(most, 0)):
+            if type(payload) is not bytes:
+                if images:
+                    break
+                raise TypeError(f"a payload is bytes, not {type(payload).__name__}")
+            image = encode_in_band(payload, transaction_id + len(images)) if len(payload) <= longest else b""
+            room -= len(image) + 8
+            if not image or room < 0:
+                break
+            images.append(image)
+        return self.send_batch(images)
 
     def block(self, needed: int) -> bool:
         """Ask for a doorbell when ``needed`` bytes are free. True: there is room by now, try again. May raise."""
@@ -206,6 +232,43 @@ class RingReceiver:
         self._fence()
         signal = control[PENDING] != 0 and self._frees_a_sender(before, after)
         return _new(Received, (images, consumed, signal, consumed == used))
+
+    def receive_payloads(self, max_packets: int, max_bytes: int) -> Received:
+        """Take in-band packets that want no completion, up to the first of any other kind; their payloads, padded.
+
+        Otherwise as ``receive_batch``. What is not plain stays, good or bad, for ``receive_batch`` to judge.
+        """
+        used = self.used_bytes()
+        control = self._control
+        if not self._masked:
+            if control[MASK]:
+                raise self._fail(MASK_SET_BY_PEER)
+            if used:
+                self.mask()
+        payloads: list[bytes] = []
+        consumed = self._take_payloads(payloads, used, max_packets, max_bytes)
+        if not consumed:
+            return Received(payloads, 0, False, used == 0)
+        before = self._out
+        self._out = control[OUT] = after = (before + consumed) % self._size
+        self._known_used = used - consumed
+        self._fence()
+        signal = control[PENDING] != 0 and self._frees_a_sender(before, after)
+        return Received(payloads, consumed, signal, consumed == used)
+
+    def _take_payloads(self, payloads: list[bytes], used: int, max_packets: int, max_bytes: int) -> int:
+        """Copy payloads out into ``payloads``; how many ring bytes their packets had."""
+        read, size, position = self._ring.read, self._size, 0
+        while used - position >= 24 and len(payloads) < max_packets:
+            head = read((self._out + position) % size, 8)
+            total = (head[4] | head[5] << 8) * 8 + 8
+            if head[:4] != _PLAIN_KIND or head[6:] != _NO_FLAGS or not 24 <= total <= used - position:
+                break
+            if position and position + total > max_bytes:
+                break
+            payloads.append(read((self._out + position + 16) % size, total - 24))
+            position += total
+        return position
 
     def _take(self, images: list[bytes], used: int, max_packets: int, max_bytes: int) -> int:
         """Copy packets out into ``images``; how many ring bytes they took. A violation ends it and is remembered."""

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from emulator.status import NtStatus, Refused
-from emulator.vmbus.packets import FOOTER_BYTES, RingCorruption
+from emulator.vmbus.packets import FOOTER_BYTES, RingCorruption, packet_cost
 from emulator.vmbus.profile import EndpointLimits
 from emulator.vmbus.ring import RingSender, Sent
 
@@ -101,6 +101,31 @@ class SendQueue:
         if left:
             self._check_bound(left, byte_count, bounded)
         return Sent(0, False) if self._waiting else self._sender.send_batch(images)
+
+    def write_payloads(
+        self, payloads: Sequence[bytes], first: int, most: int, transaction_id: int, longest: int
+    ) -> Sent:
+        """Write in-band packets of ``payloads`` from number ``first`` on, as far as there is room; none waits in line.
+
+        Nothing of a payload longer than ``longest``, or behind it. When the ring had no room for the next one, it is
+        asked for a doorbell.
+        """
+        if self._waiting:
+            return Sent(0, False)  # whoever empties the line looks for what waits behind it
+        sender = self._sender
+        written, signal = sender.send_in_band(payloads, first, most, transaction_id, longest)
+        end = min(len(payloads), first + most)
+        while (at := first + written) < end:
+            if type(payloads[at]) is not bytes or len(payloads[at]) > longest:
+                return Sent(written, signal)  # the next call refuses it
+            if not sender.block(packet_cost(len(payloads[at]))):
+                return Sent(written, signal)
+            # There is room by now.
+            sent = sender.send_in_band(payloads, at, end - at, transaction_id + written, longest)
+            written += sent.written
+            signal |= sent.signal
+        sender.unblock()
+        return Sent(written, signal)
 
     def line_up(self, packets: Sequence[QueuedPacket], written: list[QueuedPacket]) -> bool:
         """Let packets wait that ``write`` left; ``written`` gets those for which there was room after all.

@@ -66,6 +66,11 @@ class SendRules:
         if is_pipe:
             self._max_packet_bytes = min(limits.max_packet_bytes, PIPE_MAX_PAYLOAD_BYTES)
 
+    @property
+    def longest_payload(self) -> int:
+        """Bytes up to which ``packet`` approves whatever comes without an MDL and with flags 0."""
+        return min(self._max_packet_bytes, (self._largest_cost & ~7) - 24 - self._frame_bytes)
+
     def packet(self, buffer_bytes: int, mdl: Mdl | None, flags: int) -> Approved:
         """Windows: VmbPacketSend. Every MDL of the chain contributes all its bytes (K9)."""
         bits = int(flags)

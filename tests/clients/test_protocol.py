@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients import requests
+from clients import requests, taking
 from clients.calls import Post
 from clients.inbox import AddressState, ChannelState, OfferState
 from clients.protocol import GRANT, Call, ClientProtocol, ConnectionLost, RequestFailed, hello_arguments
@@ -387,7 +387,7 @@ def test_room_of_taken_packets_is_returned_when_half_is_due() -> None:
         daemon.tell(CHANNEL_PACKETS, 1, 1 + number, image, "")
     returned = []
     for _ in range(GRANT[0]):
-        requests.take_packet(daemon.protocol, state.items)
+        taking.take_packet(daemon.protocol, state.items)
         returned += daemon.notices()
     assert returned == [(CHANNEL_WINDOW, (1, GRANT[0] // 2, GRANT[0] // 2 * len(image)))] * 2
 
@@ -426,7 +426,7 @@ def test_what_arrived_before_the_end_can_still_be_taken_but_is_not_completed() -
     state = daemon.channel()
     daemon.tell(CHANNEL_PACKETS, 1, 1, encode_in_band(b"p" * 8, 7, True), "")
     daemon.tell(CHANNEL_CLOSED, 1, NtStatus.CANCELLED, "over")
-    packet = requests.take_packet(daemon.protocol, state.items)
+    packet = taking.take_packet(daemon.protocol, state.items)
     requests.complete(daemon.protocol, packet, b"")
     assert daemon.heard() == []
 
@@ -435,8 +435,8 @@ def test_a_packet_is_completed_once() -> None:
     daemon = Daemon()
     state = daemon.channel()
     daemon.tell(CHANNEL_PACKETS, 1, 41, encode_in_band(b"p" * 8, 7, True) + encode_in_band(b"q" * 8, 8, True), "")
-    requests.take_packet(daemon.protocol, state.items)
-    packet = requests.take_packet(daemon.protocol, state.items)
+    taking.take_packet(daemon.protocol, state.items)
+    packet = taking.take_packet(daemon.protocol, state.items)
     requests.complete(daemon.protocol, packet, b"done")
     assert daemon.notices() == [(PACKET_COMPLETE, (1, 42, b"done"))]
     with pytest.raises(RequestFailed, match="packet 42 has been completed already"):

@@ -103,6 +103,7 @@ CLIENT_SHARED = (
     "clients.direct",
     "clients.direct_calls",
     "clients.direct_rings",
+    "clients.taking",
     "clients.bus_calls",
     "clients.file_calls",
 )

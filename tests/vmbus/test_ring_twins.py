@@ -112,6 +112,17 @@ some = st.one_of(st.sampled_from([-1, 0, 1, 2, 1 << 20]), st.integers(0, 9000))
 calls = st.one_of(
     st.tuples(st.just("send_batch"), st.tuples(st.lists(images, max_size=8))),
     st.tuples(st.just("receive_batch"), st.tuples(some, some)),
+    st.tuples(st.just("receive_payloads"), st.tuples(some, some)),
+    st.tuples(
+        st.just("send_in_band"),
+        st.tuples(
+            st.lists(st.integers(0, 600).map(lambda count: bytes([count & 0xFF]) * count), max_size=8),
+            st.integers(-1, 3),
+            st.one_of(some, st.just(1 << 62)),
+            st.integers(0, 1 << 40),
+            st.sampled_from([0, 64, 500, 1 << 30]),
+        ),
+    ),
     st.tuples(st.sampled_from(["block", "would_ever_fit"]), st.tuples(some)),
     st.tuples(
         st.sampled_from(["unblock", "mask", "go_idle", "free_bytes", "used_bytes", "honours", "largest", "open"]),
