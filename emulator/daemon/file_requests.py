@@ -11,7 +11,7 @@ from emulator.tdi.guest_irp import GuestIrp
 from emulator.tdi.irp import Irp
 from emulator.tdi.layout import Arch
 from emulator.tdi.parameters import DeviceControl
-from emulator.tdi.raw import RawCreate, raw_irp
+from emulator.tdi.raw import RawCreate, RawParameters, raw_irp
 from emulator.wire.codec import encode_response
 from emulator.wire.runs import parse_mdl_chain_untrusted
 
@@ -38,13 +38,22 @@ class PendingIrp:
         self._msgid = msgid
         self._machine = machine
         self._place = place
+        self._raw: RawParameters | None = None
         self.irp: Irp | None = None
+
+    def submits(self, irp: Irp) -> None:
+        """The request whose context this is, about to be submitted."""
+        self.irp = irp
+        if isinstance(irp.parameters, RawParameters):
+            self._raw = irp.parameters
 
     def finish(self, complete: Complete) -> None:
         """The request is over: write its end where it lies, and answer it."""
         message = f"{complete.message} [{complete.rule}]" if complete.rule else complete.message
         status, information, irp = complete.status, complete.information, complete.irp
         result: tuple[object, ...] = int(status), information, message
+        if self._raw is not None:
+            self._raw.completed(irp)
         if self._place is not None:
             try:
                 self._place.completed(irp)
@@ -86,6 +95,14 @@ class FileRequests:
         self._session.acting_on = file.machine
         file.machine.require_alive()
         return file
+
+    def _handle_of(self, number: int) -> int:
+        """The transport's handle of a file that a request names; INVALID_HANDLE for none of this session's (C1)."""
+        end = self._session.address_requests.find_end(number)
+        file = self._files.get(number)
+        if end is None and file is None:
+            raise Refused(NtStatus.INVALID_HANDLE, f"{number} is no open file of this session", rule="C1")
+        return end.handle if end is not None else file.handle if file is not None else 0
 
     # ---- opening
 
@@ -143,7 +160,15 @@ class FileRequests:
             chain = parse_mdl_chain_untrusted(mdl)
             memory = found.machine.memory
             irp = raw_irp(
-                found.handle, location, arch, memory, mdl=chain, system_buffer=buffer, base=buffer_at, context=pending
+                found.handle,
+                location,
+                arch,
+                memory,
+                mdl=chain,
+                system_buffer=buffer,
+                base=buffer_at,
+                context=pending,
+                handle_of=self._handle_of,
             )
         except Refused as refusal:
             return int(refusal.status), 0, refusal.text, b""
@@ -155,14 +180,14 @@ class FileRequests:
         try:
             place = GuestIrp(found.machine.memory, irp, arch)
             pending = PendingIrp(self._session, msgid, found.machine, place)
-            request = place.irp(found.handle, pending)
+            request = place.irp(found.handle, pending, self._handle_of)
         except Refused as refusal:
             return int(refusal.status), 0, refusal.text
         self._submit(msgid, file, found, request, pending)
         return None
 
     def _submit(self, msgid: int, number: int, file: OpenFile, irp: Irp, pending: PendingIrp) -> None:
-        pending.irp = irp
+        pending.submits(irp)
         self._session.pending[msgid] = pending
         datagrams = file.machine.datagrams
         try:

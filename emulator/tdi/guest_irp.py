@@ -6,6 +6,8 @@ submitted; after that only the status block is touched, once, and for a device c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from emulator.memory import PAGE_MASK, AddressOutsideMemory, GuestMemory, Mdl, pages_spanned
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import MajorFunction
@@ -92,7 +94,7 @@ class GuestIrp:
         self._user_buffer = record.number("UserBuffer")
         self._is_cancelled = bool(record.number("Cancel"))
 
-    def irp(self, handle: int, context: object = None) -> Irp:
+    def irp(self, handle: int, context: object = None, handle_of: Callable[[int], int] = int) -> Irp:
         """The request it stands for, cancelled already if its Cancel says so."""
         data, base = self._input()
         irp = raw_irp(
@@ -104,6 +106,7 @@ class GuestIrp:
             system_buffer=data,
             base=base,
             context=context,
+            handle_of=handle_of,
         )
         irp.cancelled = self._is_cancelled
         return irp

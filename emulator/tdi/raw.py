@@ -8,20 +8,27 @@ length a client names makes anything larger than a fixed bound.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from emulator.memory import AddressOutsideMemory, GuestMemory, Mdl
 from emulator.status import NtStatus, Refused
-from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
+from emulator.tdi.constants import MajorFunction, MinorFunction, ReceiveFlags, ShareAccess
 from emulator.tdi.irp import ConnectionInformation, Irp, MdlBuffer, SendDatagram
 from emulator.tdi.layout import Arch, Bytes, Record, Structure
 from emulator.tdi.nt_layouts import IO_STACK_LOCATION
 from emulator.tdi.parameters import Action, Content, DeviceControl, QueryInformation, Room, SetInformation
+from emulator.tdi.raw_connection import read_connection_request
+from emulator.tdi.raw_returns import ReturnPlace, write_back
+from emulator.tdi.receive_side import SetEventHandler
+from emulator.tdi.receives import ReceiveDatagram, ReturnInformation
 from emulator.tdi.request_layouts import (
     TDI_CONNECTION_INFORMATION,
     TDI_REQUEST_KERNEL_QUERY_INFORMATION,
+    TDI_REQUEST_KERNEL_RECEIVEDG,
     TDI_REQUEST_KERNEL_SENDDG,
+    TDI_REQUEST_KERNEL_SET_EVENT,
     TDI_REQUEST_KERNEL_SET_INFORMATION,
 )
 from emulator.tdi.structures import MAX_TRANSPORT_ADDRESS_BYTES
@@ -54,28 +61,50 @@ class KernelMemory:
         """Nothing: what is never read may point anywhere."""
 
 
-@dataclass(frozen=True, slots=True)
 class RawParameters:
-    """The parameters of an internal device control, nothing of it looked at yet."""
+    """The parameters of an internal device control, nothing of it looked at yet.
 
-    arch: Arch
-    minor: int
-    parameters: bytes
-    memory: GuestMemory
-    mdl: Mdl | None
+    ``handle_of`` turns a handle of the client's into the transport's, or refuses it.
+    """
 
-    @property
-    def buffer(self) -> MdlBuffer | None:
-        """The request's data. Windows: MdlAddress."""
-        return None if self.mdl is None else MdlBuffer(self.memory, self.mdl)
+    def __init__(
+        self,
+        arch: Arch,
+        minor: int,
+        parameters: bytes,
+        memory: GuestMemory,
+        mdl: Mdl | None,
+        handle_of: Callable[[int], int] = int,
+    ) -> None:
+        self.arch = arch
+        self.minor = minor
+        self.parameters = parameters
+        self.buffer = None if mdl is None else MdlBuffer(memory, mdl)
+        self.handle_of = handle_of
+        self._memory = memory
+        self._return_place: ReturnPlace | None = None
 
     def record(self, structure: Structure) -> Record:
         """The parameters as one structure."""
         return structure.parse_untrusted(self.parameters, self.arch)
 
+    def fetch(self, pointer: int, byte_count: int, what: str) -> bytes:
+        """A private copy of what a pointer leads to."""
+        return KernelMemory(self._memory).fetch(pointer, byte_count, what)
+
     def information(self, pointer: int) -> ConnectionInformation | None:
         """What a pointer to a TDI_CONNECTION_INFORMATION leads to; None for a null pointer."""
-        return read_information(KernelMemory(self.memory), pointer, self.arch)
+        return read_information(KernelMemory(self._memory), pointer, self.arch)
+
+    def returns_to(self, pointer: int) -> ReturnInformation | None:
+        """Results go into the TDI_CONNECTION_INFORMATION there; the room it has, None for a null pointer."""
+        if not pointer:
+            return None
+        size = TDI_CONNECTION_INFORMATION.size(self.arch)
+        image = self.fetch(pointer, size, "returned connection information")
+        record = TDI_CONNECTION_INFORMATION.parse_untrusted(image, self.arch)
+        self._return_place = ReturnPlace(self._memory, self.arch, pointer, record)
+        return self._return_place.room
 
     def read(self) -> object:
         """What the request asks, as the transport takes it."""
@@ -84,6 +113,12 @@ class RawParameters:
                 sent = self.record(TDI_REQUEST_KERNEL_SENDDG)
                 information = self.information(sent.number("SendDatagramInformation"))
                 return SendDatagram(information, self.buffer, sent.number("SendLength"))
+            case MinorFunction.RECEIVE_DATAGRAM:
+                return self._receive_datagram()
+            case MinorFunction.SET_EVENT_HANDLER:
+                event = self.record(TDI_REQUEST_KERNEL_SET_EVENT)
+                kind = event.number("EventType") & 0xFFFFFFFF
+                return SetEventHandler(kind, event.number("EventHandler"), event.number("EventContext"))
             case MinorFunction.QUERY_INFORMATION:
                 query = self.record(TDI_REQUEST_KERNEL_QUERY_INFORMATION)
                 return QueryInformation(query.number("QueryType"), Room(self.buffer))
@@ -93,8 +128,19 @@ class RawParameters:
             case MinorFunction.ACTION:
                 return Action(Content(self.buffer))
             case _:
-                text = f"minor function 0x{self.minor:02X} cannot be submitted as bytes"
-                raise Refused(NtStatus.NOT_IMPLEMENTED, text)
+                return read_connection_request(self)
+
+    def _receive_datagram(self) -> ReceiveDatagram:
+        wanted = self.record(TDI_REQUEST_KERNEL_RECEIVEDG)
+        information = self.information(wanted.number("ReceiveDatagramInformation"))
+        room = self.returns_to(wanted.number("ReturnDatagramInformation"))
+        flags = ReceiveFlags(wanted.number("ReceiveFlags"))
+        return ReceiveDatagram(self.buffer, wanted.number("ReceiveLength"), information, room, flags)
+
+    def completed(self, irp: Irp) -> None:
+        """The request is over: what it brought is put where the client wants it, if it is not there already."""
+        if not isinstance(irp.parameters, (QueryInformation, RawParameters)):
+            write_back(irp, self.buffer, self._return_place)
 
 
 def read_information(reach: Reach, pointer: int, arch: Arch) -> ConnectionInformation | None:
@@ -152,10 +198,12 @@ def raw_irp(
     system_buffer: bytes = b"",
     base: int = 0,
     context: object = None,
+    handle_of: Callable[[int], int] = int,
 ) -> Irp:
     """A request from a client's bytes, ready to be submitted; Refused for what is no stack location.
 
-    ``system_buffer`` is a device control's input, which the client has at address ``base``.
+    ``system_buffer`` is a device control's input, which the client has at address ``base``; ``handle_of`` turns handles
+    in the request into the transport's.
     """
     record = parse_location_untrusted(location, arch)
     major, minor = record.number("MajorFunction"), record.number("MinorFunction")
@@ -178,5 +226,5 @@ def raw_irp(
     else:
         start = IO_STACK_LOCATION.offset("Parameters", arch)
         size = 4 * arch.pointer_bytes
-        parameters = RawParameters(arch, minor, record.image[start : start + size], memory, mdl)
+        parameters = RawParameters(arch, minor, record.image[start : start + size], memory, mdl, handle_of)
     return Irp(handle, parameters, context, major=major, minor=minor)
