@@ -9,6 +9,7 @@ import pytest
 from emulator.memory import PAGE_SIZE, GuestMemory, Mdl
 from emulator.status import NtStatus, Refused
 from emulator.tdi import builders
+from emulator.tdi.constants import ShareAccess
 from emulator.tdi.effects import Complete, Effect
 from emulator.tdi.irp import Irp
 from emulator.tdi.layout import Arch
@@ -177,7 +178,7 @@ class Connections(Receiver):
     def endpoint(self, context: int = 7) -> int:
         attributes = builders.connection_attribute(self.arch, context)
         outcome = self.bench.transport.create(
-            self.bench.network, attributes, builders.ShareAccess.READ, "client", pointer_bytes=self.arch.pointer_bytes
+            self.bench.network, attributes, ShareAccess.READ, "client", pointer_bytes=self.arch.pointer_bytes
         )
         assert outcome.status is NtStatus.SUCCESS
         return outcome.handle
