@@ -8,12 +8,14 @@ from clients.bus import BusGuest, attach_bus
 from clients.connection import Connection, connect
 from clients.file_calls import IrpResult
 from clients.files import File
+from clients.handlers import HandlerEvent, HandlerResult, Received, ReturnedRequest
 from clients.inbox import Datagram
 from clients.memory import Buffer, MachineMemory
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, IoStatus
 from clients.tdi import Address
 from clients.vmbus import Channel, Machine, OfferedChannel, Packet
+from emulator.tdi.constants import EventType as TdiEvent
 from emulator.tdi.constants import QueryType
 from emulator.vmbus.send_rules import SendFlags
 
@@ -27,6 +29,8 @@ __all__ = [
     "ConnectionLost",
     "Datagram",
     "File",
+    "HandlerEvent",
+    "HandlerResult",
     "IoStatus",
     "IrpResult",
     "Machine",
@@ -34,8 +38,11 @@ __all__ = [
     "OfferedChannel",
     "Packet",
     "QueryType",
+    "Received",
     "RequestFailed",
+    "ReturnedRequest",
     "SendFlags",
+    "TdiEvent",
     "attach_bus",
     "connect",
 ]

@@ -16,6 +16,7 @@ from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
+from clients.receiving import HandlerTasks
 from clients.unix import Attached, client_name, open_socket, receive_into
 from emulator.status import PeerViolation
 from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, PING
@@ -41,6 +42,8 @@ class Connection:
         self.nursery: trio.Nursery | None = None
         self._stalled = trio.Event()
         self._attached: dict[str, Attached] = {}
+        self._handlers = HandlerTasks(self)
+        self.failure: Exception | None = None
 
     # ---- the daemon itself
 
@@ -168,8 +171,14 @@ class Connection:
         for end in self.protocol.take_attached():
             if isinstance(end, DirectEnd) and self.nursery is not None:
                 self.nursery.start_soon(self._listen, end)
-        if self.protocol.outgoing:
+        if self._handlers.run_new() or self.protocol.outgoing:
             self.flush()
+
+    def fail(self, error: Exception) -> None:
+        """A handler has failed: the program is told by ending it here."""
+        self.failure = self.failure or error
+        if self.nursery is not None:
+            self.nursery.cancel_scope.cancel()
 
     async def _listen(self, end: DirectEnd) -> None:
         """The task of a direct channel: looks at its rings when its doorbell rings."""
@@ -242,5 +251,6 @@ async def _background(connection: Connection) -> AsyncIterator[None]:
         finally:
             await connection.close()
             nursery.cancel_scope.cancel()
+    failure = failure or connection.failure
     if failure is not None:
         raise failure

@@ -104,6 +104,9 @@ class AddressState(Inbox):
     def __init__(self, number: int, sends: Grant, receives: Grant) -> None:
         super().__init__(number, sends, receives)
         self.dropped = 0
+        self.machine = 0
+        self.handled = 0
+        """Calls of its event handlers that have ended."""
 
 
 class Datagram(NamedTuple):

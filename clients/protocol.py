@@ -16,7 +16,7 @@ from typing import Any
 
 from clients.bus_inbox import Arrivals, BusEvent, BusMessage
 from clients.calls import Call, ConnectionLost, RequestFailed
-from clients.holdings import Holdings
+from clients.handlers import Handlers
 from clients.inbox import ChannelState, Datagram, ReceivedPacket
 from emulator.status import NtStatus, PeerViolation
 from emulator.tdi.structures import parse_transport_address_untrusted
@@ -35,6 +35,9 @@ from emulator.wire.codec import (
 from emulator.wire.runs import split_datagrams_untrusted, split_packets_untrusted
 from emulator.wire.schema import (
     ADDRESS_DATAGRAMS,
+    ADDRESS_EVENT,
+    ADDRESS_REQUEST_COMPLETED,
+    ADDRESS_TOLD,
     BUS_EVENT,
     BUS_MESSAGE,
     CHANNEL_CLOSE,
@@ -55,8 +58,11 @@ from emulator.wire.schema import (
 GRANT = 256, 1024 * 1024
 
 
-class ClientProtocol(Holdings):
-    """One connection's conversation: what is received. Calls are in ``CallTable``, what is open in ``Holdings``."""
+class ClientProtocol(Handlers):
+    """One connection's conversation: what is received. Calls are in ``CallTable``, what is open in ``Holdings``.
+
+    What the daemon calls here is in ``Handlers``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,6 +91,8 @@ class ClientProtocol(Holdings):
                 self._notified(method, args)
             case Request(msgid, method, _) if method is PING:
                 self.outgoing += encode_response(msgid)
+            case Request(msgid, method, args) if method is ADDRESS_EVENT:
+                self._handler_called(msgid, args)
             case Request(msgid, method, _):
                 self.outgoing += encode_error(
                     msgid, NtStatus.NOT_IMPLEMENTED, f"this client does not answer {method.name}"
@@ -104,6 +112,10 @@ class ClientProtocol(Holdings):
                     self._run_lane(lane)
         elif method is ADDRESS_DATAGRAMS:
             self._datagrams_arrived(*args)
+        elif method is ADDRESS_TOLD:
+            self._handler_called(None, args)
+        elif method is ADDRESS_REQUEST_COMPLETED:
+            self._request_completed(args)
         elif method is CHANNEL_OPENED:
             self._opened(*args)
         elif method is CHANNEL_OPENED_DIRECT:

@@ -22,6 +22,7 @@ from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
 from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_files import File
+from clients.sync_receiving import run_handlers
 from clients.sync_tdi import Address
 from clients.sync_vmbus import Channel, Machine, OfferedChannel, Packet
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
@@ -121,7 +122,10 @@ class Connection:
             self._busy_poll.wait(self._look, self._sleep)
         else:
             self._receive()
-        self.flush()
+        try:
+            run_handlers(self.protocol)
+        finally:
+            self.flush()
 
     def wait_for_item(self, state: EndState | OfferState | AddressState) -> None:
         """Return when an inbox holds something; StopIteration when nothing comes any more, or the connection's loss."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from clients import file_calls, requests
 from clients.inbox import AddressState, Datagram
 from clients.requests import IoStatus
+from clients.sync_receiving import Receiving
 
 if TYPE_CHECKING:
     from clients.sync import Connection
     from clients.sync_files import File
 
 
-class Address:
+class Address(Receiving):
     """An open transport address. Iterate over it for the datagrams that arrive."""
 
     def __init__(self, connection: Connection, state: AddressState, local: tuple[str, int]) -> None:

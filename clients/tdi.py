@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from clients import file_calls, requests
 from clients.inbox import AddressState, Datagram
 from clients.protocol import ConnectionLost
+from clients.receiving import Receiving
 from clients.requests import IoStatus
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from clients.files import File
 
 
-class Address:
+class Address(Receiving):
     """An open transport address. Iterate over it for the datagrams that arrive."""
 
     def __init__(self, connection: Connection, state: AddressState, local: tuple[str, int]) -> None:

@@ -87,7 +87,8 @@ class ReceiveRequests:
         end.machine.datagrams.submit(Irp(end.handle, asked, setting, minor=MinorFunction.SET_EVENT_HANDLER))
         complete = setting.complete
         assert complete is not None, "setting a handler never pends"
-        return int(complete.status), complete.information, complete.message
+        message = f"{complete.message} [{complete.rule}]" if complete.rule else complete.message
+        return int(complete.status), complete.information, message
 
     def machine_return_chained(self, msgid: int, machine: int, descriptors: bytes) -> tuple[Any, ...]:
         found = self._session.machine_requests.find(machine)

@@ -23,7 +23,7 @@ from tests.support.processes import start_daemon
 ECHO = "8f6b1c0e-2f4b-4a9e-8d6b-3a5d7c9e1f20"
 FACES = ("Connection", "Machine", "Channel", "OfferedChannel", "Packet", "Address", "File", "BusGuest")
 # What a face needs for itself: an event loop's reader and writer, or a plain loop's single step.
-OWN_TRIO = {"Connection": {"read", "write", "drain", "wait_for"}}
+OWN_TRIO = {"Connection": {"fail", "failure", "read", "write", "drain", "wait_for"}}
 OWN_SYNC = {"Connection": {"wait", "wait_for_item"}}
 ITERATION = {"__aiter__": "__iter__", "__anext__": "__next__", "__aenter__": "__enter__", "__aexit__": "__exit__"}
 

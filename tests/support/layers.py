@@ -88,6 +88,7 @@ MEETING_PLACE = "emulator.place"
 CLIENT_CORE = (
     "clients.protocol",
     "clients.holdings",
+    "clients.handlers",
     "clients.call_table",
     "clients.inbox",
     "clients.driver",
@@ -105,9 +106,17 @@ CLIENT_SHARED = (
     "clients.direct_rings",
     "clients.taking",
     "clients.bus_calls",
+    "clients.receive_calls",
     "clients.file_calls",
 )
-CLIENT_SYNC = ("clients.sync", "clients.sync_vmbus", "clients.sync_tdi", "clients.sync_bus", "clients.sync_files")
+CLIENT_SYNC = (
+    "clients.sync",
+    "clients.sync_vmbus",
+    "clients.sync_tdi",
+    "clients.sync_receiving",
+    "clients.sync_bus",
+    "clients.sync_files",
+)
 BELOW_CLIENTS = (
     *FOUNDATION,
     "emulator.vmbus",
