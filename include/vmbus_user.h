@@ -33,6 +33,7 @@ _Static_assert(__GCC_ATOMIC_INT_LOCK_FREE == 2, "two processes share 32-bit atom
 #define VMBUS_METHOD_BUS_MESSAGE_TAKEN "bus.message_taken" /* machine, vp, sint */
 #define VMBUS_METHOD_BUS_EVENT "bus.event"                 /* machine, vp, sint, flag */
 #define VMBUS_METHOD_BUS_DOORBELL "bus.doorbell"           /* machine, channel id -> 1 descriptor */
+#define VMBUS_METHOD_BUS_EVENT_FLAGS_PAGE "bus.event_flags_page" /* machine, vp, address or nil */
 
 #define VMBUS_STATUS_NOT_IMPLEMENTED 0xC0000002u /* the NTSTATUS for a method that does not exist */
 
@@ -41,6 +42,7 @@ _Static_assert(__GCC_ATOMIC_INT_LOCK_FREE == 2, "two processes share 32-bit atom
 #define VMBUS_PAGE_BYTES 4096u
 #define VMBUS_MESSAGE_BYTES 240u        /* the longest control message */
 #define VMBUS_MESSAGE_CONNECTION 1u     /* where a guest posts to a host below 5.0 */
+#define VMBUS_SHARED_EVENT_CONNECTION 2u /* below 2.4: rings the channels whose bits stand in the interrupt page */
 #define VMBUS_MULTICLIENT_CONNECTION 4u /* where it makes contact from 5.0 on */
 #define VMBUS_SINT 2u                   /* the interrupt source that carries messages and events */
 
@@ -50,6 +52,8 @@ _Static_assert(__GCC_ATOMIC_INT_LOCK_FREE == 2, "two processes share 32-bit atom
 
 /* ---- Control messages ---- */
 
+#define VMBUS_VERSION_0_13 0x0000000Du
+#define VMBUS_VERSION_1_1 0x00010001u
 #define VMBUS_VERSION_2_4 0x00020004u
 #define VMBUS_VERSION_3_0 0x00030000u
 #define VMBUS_VERSION_4_0 0x00040000u
@@ -296,6 +300,24 @@ _Static_assert(offsetof(struct vmbus_ring_control, out) == 4, "a ring's control 
 _Static_assert(offsetof(struct vmbus_ring_control, interrupt_mask) == 8, "a ring's control page");
 _Static_assert(offsetof(struct vmbus_ring_control, pending_send_size) == 12, "a ring's control page");
 _Static_assert(offsetof(struct vmbus_ring_control, feature_bits) == 64, "a ring's control page");
+
+/*
+ * Pages of bits, for machines that are configured to write them. Bit n of a row of words is bit n % 32 of word n / 32. Both
+ * sides change neighbouring bits at once: set one with atomic_fetch_or, take them with atomic_exchange(word, 0), and look at
+ * the rings after that; a plain load and store would undo what the other side does in between.
+ */
+struct vmbus_event_flags_page { /* of a processor; a flag is an open channel's event flag, most often its channel id */
+    _Atomic uint32_t flags[16][64]; /* by interrupt source: row VMBUS_SINT, 2,048 flags */
+};
+
+struct vmbus_interrupt_page { /* below 2.4; a bit is a channel id */
+    _Atomic uint32_t to_guest[512]; /* the host sets, the guest takes */
+    _Atomic uint32_t to_host[512];  /* the guest sets, then rings; the host takes */
+};
+
+_Static_assert(sizeof(struct vmbus_event_flags_page) == 4096, "event flags");
+_Static_assert(sizeof(struct vmbus_interrupt_page) == 4096, "interrupt page");
+_Static_assert(offsetof(struct vmbus_interrupt_page, to_host) == 2048, "interrupt page");
 
 enum vmbus_packet_type {
     VMBUS_PACKET_IN_BAND = 6,
