@@ -1,16 +1,17 @@
-"""Configuration: frozen models with every default, every limit with the reason for it, read from TOML.
+"""Configuration: frozen models with every default, and every limit with the reason for it.
 
-``load`` reports all mistakes of a file at once, each with the place in the document and what would be right.
+``config_file.load`` reads one from TOML. The comment above a field is its documentation, which the printed default and
+the JSON Schema show.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from emulator.choice import ChoiceError, chosen
 from emulator.memory import PAGE_SIZE
@@ -21,10 +22,6 @@ from emulator.vmbus.message_types import Version
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the text lists every mistake."""
 
 
 class _Section(BaseModel):
@@ -258,16 +255,19 @@ class Config(_Section):
         return ProfileConfig() if machine.profile is None else self.profiles[machine.profile]
 
     @model_validator(mode="after")
-    def _profiles_exist(self) -> Config:
-        for machine, settings in self.machines.items():
-            if settings.profile is not None and settings.profile not in self.profiles:
-                known = ", ".join(sorted(self.profiles)) or "none"
-                text = f"there is no profile {settings.profile!r}; defined are: {known}"
-                raise ValueError(f"machines.{machine}.profile: {text}")
+    def _names_lead_somewhere(self) -> Config:
+        problems = [*self._profile_problems(), *self._segment_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
-    @model_validator(mode="after")
-    def _segments_exist(self) -> Config:
+    def _profile_problems(self) -> Iterator[str]:
+        known = ", ".join(sorted(self.profiles)) or "none"
+        for machine, settings in self.machines.items():
+            if settings.profile is not None and settings.profile not in self.profiles:
+                yield f"machines.{machine}.profile: there is no profile {settings.profile!r}; defined are: {known}"
+
+    def _segment_problems(self) -> list[str]:
         problems: list[str] = []
         if "udp" in self.segments:
             problems.append("segments.udp: the name 'udp' stands for real UDP sockets; call the segment something else")
@@ -285,25 +285,4 @@ class Config(_Section):
                 elif (segment, address) in taken:
                     problems.append(f"{where}: {address} already belongs to machine {taken[segment, address]!r}")
                 taken.setdefault((segment, address), machine)
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
-
-def load(path: Path) -> Config:
-    """Read a TOML file; raises ConfigError with every mistake in it."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
-    try:
-        return Config.model_validate(document)
-    except ValidationError as error:
-        lines: list[str] = []
-        for problem in error.errors():
-            place = ".".join(str(part) for part in problem["loc"])
-            for text in problem["msg"].removeprefix("Value error, ").splitlines():
-                lines.append(f"{path}: {place + ': ' if place else ''}{text}")
-        raise ConfigError("\n".join(lines)) from None
+        return problems

@@ -11,7 +11,8 @@ import trio
 
 from clients import RequestFailed, connect
 from clients.protocol import ClientProtocol
-from emulator.config import ChannelConfig, Config, ConfigError, LimitsConfig, MachineConfig, ProfileConfig, load
+from emulator.config import ChannelConfig, Config, LimitsConfig, MachineConfig, ProfileConfig
+from emulator.config_file import ConfigError, load
 from emulator.status import NtStatus, PeerViolation
 from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
@@ -100,10 +101,10 @@ def test_what_a_profile_does_not_name_follows_the_other_sections() -> None:
     ("text", "expected"),
     [
         ('[machines.a]\nprofile = "x"', "machines.a.profile: there is no profile 'x'; defined are: none"),
-        ("[profiles.x.kmcl]\nnothing = 1", "profiles.x.kmcl: nothing: there is no such choice; KmclProfile has: "),
-        ('[profiles.x.kmcl]\nbad_ranges_status = "NO"', "profiles.x.kmcl: bad_ranges_status: the name of a status is"),
+        ("[profiles.x.kmcl]\nnothing = 1", "profiles.x.kmcl.nothing: there is no such choice; KmclProfile has: "),
+        ('[profiles.x.kmcl]\nbad_ranges_status = "NO"', "profiles.x.kmcl.bad_ranges_status: the name of a status is"),
         ("[profiles.x.channel]\nmax_packet_bytes = 0", "profiles.x.channel: max_packet_bytes must be above 0, not 0"),
-        ("[profiles.x.sound]\nloud = true", "profiles.x.sound: Extra inputs are not permitted"),
+        ("[profiles.x.sound]\nloud = true", "unknown key 'sound' in profiles.x; known keys are: channel, kmcl, tdi"),
     ],
 )
 def test_mistakes_in_profiles_are_named_with_their_place(tmp_path: Path, text: str, expected: str) -> None:

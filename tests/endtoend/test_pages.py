@@ -14,7 +14,8 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from clients import connect
-from emulator.config import Config, ConfigError, load
+from emulator.config import Config
+from emulator.config_file import ConfigError, load
 from tests.endtoend.programs import ECHO
 from tests.endtoend.test_service import deaf_client
 from tests.support.processes import Daemon, run_client, start_client, start_daemon
