@@ -25,6 +25,7 @@ from emulator.tdi.effects import (
     Complete,
     Deliver,
     Effect,
+    JoinForRequest,
     JoinGroup,
     LeaveGroup,
     SendOutside,
@@ -173,6 +174,15 @@ class Datagrams:
                     text = f"the host does not let {group} be joined on {effect.interface}: {error.strerror}"
                     raise Refused(status_of(error), text, rule="O7") from None
 
+    def _join_for(self, asked: JoinForRequest) -> list[Effect]:
+        """A request as bytes asks for a join."""
+        try:
+            self._sockets.join(asked.join)
+        except OSError as error:
+            text = f"the host does not let {asked.join.group} be joined: {error.strerror}"
+            return self._transport.group_answered(asked, status_of(error), text)
+        return self._transport.group_answered(asked, NtStatus.SUCCESS)
+
     def leave(self, handle: int, group: str, interface: str) -> None:
         """End one join of a group; raises Refused."""
         self._perform(self._transport.leave(handle, group, interface))
@@ -275,6 +285,8 @@ class Datagrams:
                     self._cleaned(handle)
                 case BindSocket():
                     raise Misuse("a socket is bound while its open is answered, nowhere else")
+                case JoinForRequest():
+                    pending += self._join_for(effect)
                 case JoinGroup():
                     raise Misuse("a group is joined while that is answered, nowhere else")
         if self.outside is not None:

@@ -38,13 +38,13 @@ class PendingIrp:
         self._msgid = msgid
         self._machine = machine
         self._place = place
-        self._raw: RawParameters | None = None
+        self._raw: RawParameters | DeviceControl | None = None
         self.irp: Irp | None = None
 
     def submits(self, irp: Irp) -> None:
         """The request whose context this is, about to be submitted."""
         self.irp = irp
-        if isinstance(irp.parameters, RawParameters):
+        if isinstance(irp.parameters, (RawParameters, DeviceControl)):
             self._raw = irp.parameters
 
     def finish(self, complete: Complete) -> None:
@@ -52,16 +52,18 @@ class PendingIrp:
         message = f"{complete.message} [{complete.rule}]" if complete.rule else complete.message
         status, information, irp = complete.status, complete.information, complete.irp
         result: tuple[object, ...] = int(status), information, message
-        if self._raw is not None:
+        output = b""
+        if isinstance(self._raw, DeviceControl):
+            output = self._raw.completed(irp)
+        elif self._raw is not None:
             self._raw.completed(irp)
         if self._place is not None:
             try:
-                self._place.completed(irp)
+                self._place.completed(irp, output)
             except Refused as refusal:
                 result = int(refusal.status), 0, refusal.text
         else:
-            output = irp.returned if isinstance(irp.parameters, DeviceControl) else b""
-            result = *result, output if isinstance(output, bytes) else b""
+            result = *result, output
         if self._session.settle(self._msgid, self):
             self._session.put(encode_response(self._msgid, *result))
 

@@ -29,6 +29,8 @@ query              questions about a device or an address
 dispatch           which request is served by whom, on which kind of file
 parameters         what requests ask, once understood
 raw                requests as a client's bytes, for x64 and x86
+user_requests      requests of user mode, which come as device controls; ``ioctl`` serves the others,
+                   ``object_ids`` address options among them, ``control_codes`` has their numbers
 builders           such bytes, as the driver kit's macros make them
 action             settings and actions
 transport          one machine's devices and open files; the way in

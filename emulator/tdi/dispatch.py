@@ -17,10 +17,12 @@ from emulator.tdi.connection_files import serve_connection
 from emulator.tdi.connection_requests import CONNECTION_MINORS
 from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction
 from emulator.tdi.effects import Effect
+from emulator.tdi.ioctl import serve_private_control
 from emulator.tdi.irp import Irp, IrpState
-from emulator.tdi.parameters import QueryInformation, Unread
+from emulator.tdi.parameters import DeviceControl, QueryInformation, Unread
 from emulator.tdi.query import answer
 from emulator.tdi.receive_side import post_receive, set_event_handler
+from emulator.tdi.user_requests import is_user_request, map_user_request
 
 if TYPE_CHECKING:
     from emulator.tdi.transport import Transport
@@ -43,6 +45,10 @@ def submit(transport: Transport, irp: Irp, now: float) -> list[Effect]:
     if irp.state is not IrpState.NEW:
         raise Misuse(f"a request that is {irp.state.value} cannot be submitted")
     try:
+        if irp.cancelled:
+            raise Refused(NtStatus.CANCELLED, "cancelled before it was submitted", rule="S37")
+        if isinstance(irp.parameters, DeviceControl) and is_user_request(irp.parameters.code):
+            map_user_request(irp, irp.parameters)
         service, file = _service_for(transport, irp)
         if isinstance(irp.parameters, Unread):
             irp.parameters = irp.parameters.read()
@@ -52,8 +58,6 @@ def submit(transport: Transport, irp: Irp, now: float) -> list[Effect]:
 
 
 def _service_for(transport: Transport, irp: Irp) -> tuple[Service, OpenFile]:
-    if irp.cancelled:
-        raise Refused(NtStatus.CANCELLED, "cancelled before it was submitted", rule="S37")
     service = _SERVICES.get((irp.major, irp.minor))
     if service is None:
         text = f"major 0x{irp.major:02X} minor 0x{irp.minor:02X} is no request this transport knows"
@@ -103,6 +107,7 @@ _SERVICES: dict[tuple[int, int], Service] = {
     (_INTERNAL, MinorFunction.SET_EVENT_HANDLER): Service(frozenset({FileKind.ADDRESS}), _set_event_handler),
     (_INTERNAL, MinorFunction.QUERY_INFORMATION): Service(_ANY, _query_information),
     (_INTERNAL, MinorFunction.SET_INFORMATION): Service(_ANY, set_information),
+    (MajorFunction.DEVICE_CONTROL, 0): Service(_ANY, serve_private_control),
     (_INTERNAL, MinorFunction.ACTION): Service(_ANY, perform_action),
     **{(_INTERNAL, minor): Service(frozenset({FileKind.CONNECTION}), serve_connection) for minor in CONNECTION_MINORS},
 }

@@ -65,6 +65,14 @@ class JoinGroup(NamedTuple):
     interface: str
 
 
+class JoinForRequest(NamedTuple):
+    """A JoinGroup that a request waits for: perform it, and answer with ``group_answered`` before any other call."""
+
+    join: JoinGroup
+    irp: Irp
+    handle: int
+
+
 class LeaveGroup(NamedTuple):
     """The socket leaves a group it has joined, or tried to join."""
 
@@ -175,6 +183,7 @@ Effect: TypeAlias = (
     | CloseSocket
     | Transmit
     | JoinGroup
+    | JoinForRequest
     | LeaveGroup
     | SendOutside
     | Deliver

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from emulator.memory import PAGE_MASK, AddressOutsideMemory, GuestMemory, Mdl, pages_spanned
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import MajorFunction
+from emulator.tdi.control_codes import Method
 from emulator.tdi.irp import Irp
 from emulator.tdi.layout import Arch
 from emulator.tdi.nt_layouts import IO_STACK_LOCATION, IRP, MDL
-from emulator.tdi.parameters import DeviceControl
 from emulator.tdi.raw import KernelMemory, parse_location_untrusted, raw_irp
 
 MOST_MDLS = 512
@@ -22,8 +22,6 @@ MOST_PAGES = 76_800
 """As many page numbers as one frame can name: 300 MiB."""
 MOST_CONTROL_BYTES = 65_536
 """Longest input or output of a device control."""
-
-METHOD_MASK, METHOD_NEITHER = 3, 3
 
 
 def parse_mdl_untrusted(memory: GuestMemory, at: int, arch: Arch) -> Mdl | None:
@@ -91,6 +89,7 @@ class GuestIrp:
         self._location = reach.fetch(current, IO_STACK_LOCATION.size(arch), "the current stack location")
         self._mdl = parse_mdl_untrusted(memory, record.number("MdlAddress"), arch)
         self._system_buffer = record.number("AssociatedIrp.SystemBuffer")
+        self._output_at = record.number("AssociatedIrp.SystemBuffer")
         self._user_buffer = record.number("UserBuffer")
         self._is_cancelled = bool(record.number("Cancel"))
 
@@ -117,19 +116,19 @@ class GuestIrp:
         if record.number("MajorFunction") != MajorFunction.DEVICE_CONTROL:
             return b"", 0
         control = "Parameters.DeviceIoControl."
-        neither = record.number(control + "IoControlCode") & METHOD_MASK == METHOD_NEITHER
-        base = record.number(control + "Type3InputBuffer") if neither else self._system_buffer
+        base = self._system_buffer
+        if Method.of(record.number(control + "IoControlCode")) is Method.NEITHER:
+            base, self._output_at = record.number(control + "Type3InputBuffer"), self._user_buffer
         length = record.number(control + "InputBufferLength")
         if length > MOST_CONTROL_BYTES:
             text = f"a device control brings at most {MOST_CONTROL_BYTES} bytes, not {length}"
             raise Refused(NtStatus.INVALID_PARAMETER, text, rule="O1")
         return KernelMemory(self._memory).fetch(base, length, "the input buffer"), base
 
-    def completed(self, irp: Irp) -> None:
+    def completed(self, irp: Irp, output: bytes = b"") -> None:
         """Write the output of a device control and then the status block; nothing of the IRP is touched after it."""
-        if isinstance(irp.parameters, DeviceControl) and isinstance(irp.returned, bytes) and irp.returned:
-            neither = irp.parameters.code & METHOD_MASK == METHOD_NEITHER
-            self._write(self._user_buffer if neither else self._system_buffer, irp.returned)
+        if output:
+            self._write(self._output_at, output)
         block = self._at + IRP.offset("IoStatus", self._arch)
         pointer = self._arch.pointer_bytes
         self._write(block, int(irp.status).to_bytes(pointer, "little") + irp.information.to_bytes(pointer, "little"))

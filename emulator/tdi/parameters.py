@@ -7,13 +7,15 @@ both forms.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, Refused
-from emulator.tdi.irp import MdlBuffer
+from emulator.tdi.irp import Irp, MdlBuffer
 from emulator.tdi.layout import Arch
+from emulator.tdi.raw_returns import ReturnPlace, write_back
 from emulator.tdi.structures import Bytes
 
 
@@ -91,18 +93,40 @@ class Action:
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
 class DeviceControl:
     """Windows: IRP_MJ_DEVICE_CONTROL.
 
     ``data`` is the system buffer, or for METHOD_NEITHER the input buffer; ``base`` the address it has for the client,
     which pointers into it count from. ``output_bytes`` is the room for an answer, ``buffer`` the MDL chain of the
-    direct methods.
+    direct methods. ``handle_of`` turns a handle of the client's into the transport's, or refuses it.
     """
 
-    code: int
-    data: bytes
-    base: int
-    output_bytes: int
-    buffer: MdlBuffer | None
-    arch: Arch
+    def __init__(
+        self,
+        code: int,
+        data: bytes,
+        base: int,
+        output_bytes: int,
+        buffer: MdlBuffer | None,
+        arch: Arch,
+        handle_of: Callable[[int], int] = int,
+    ) -> None:
+        self.code = code
+        self.data = data
+        self.base = base
+        self.output_bytes = output_bytes
+        self.buffer = buffer
+        self.arch = arch
+        self.handle_of = handle_of
+        self.results: ReturnPlace | None = None
+        """Where a TDI request wants what it learns, once it has been mapped."""
+        self.changed: bytearray | None = None
+        """The buffer with that in it, where there is such a place."""
+
+    def completed(self, irp: Irp) -> bytes:
+        """The request is over: the bytes that go back to the client, a TDI request's whole buffer if it has changed."""
+        if irp.parameters is self:
+            return irp.returned if isinstance(irp.returned, bytes) else b""
+        if not isinstance(irp.parameters, QueryInformation):
+            write_back(irp, self.buffer, self.results)
+        return bytes(self.changed) if self.changed is not None and not irp.status.is_error else b""

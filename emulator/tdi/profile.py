@@ -152,6 +152,9 @@ class ProviderProfile:
         False, "R28", "handlers are not told at which level they run", "TDI_RECEIVE_AT_DISPATCH_LEVEL is set"
     )
     unknown_attribute_status: NtStatus = choice(NtStatus.INVALID_EA_NAME, "CR4", "an extended attribute nobody knows")
+    unknown_control_status: NtStatus = choice(
+        NtStatus.INVALID_DEVICE_REQUEST, "O12", "a device control nobody knows", "`NOT_SUPPORTED` is allowed too"
+    )
     null_query_buffer_status: NtStatus = choice(NtStatus.INVALID_PARAMETER, "Q3", "a query without a buffer")
     wrong_query_file_status: NtStatus = choice(
         NtStatus.INVALID_DEVICE_REQUEST,

@@ -222,6 +222,7 @@ def raw_irp(
             record.number(control + "OutputBufferLength"),
             buffer,
             arch,
+            handle_of,
         )
     else:
         start = IO_STACK_LOCATION.offset("Parameters", arch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from emulator.tdi.connection_requests import (
     Accept,
@@ -29,7 +29,16 @@ from emulator.tdi.request_layouts import (
 from emulator.tdi.structures import MAX_TRANSPORT_ADDRESS_BYTES
 
 if TYPE_CHECKING:
+    from emulator.tdi.layout import Arch
     from emulator.tdi.raw import RawParameters
+
+
+class Fetches(Protocol):
+    """Where pointers may lead."""
+
+    def fetch(self, pointer: int, byte_count: int, what: str) -> bytes:
+        """A private copy; Refused where there is no such memory."""
+
 
 MOST_USER_DATA_BYTES = 65_536
 """More than any provider takes: so much is copied before it is judged."""
@@ -54,14 +63,14 @@ def read_connection_request(raw: RawParameters) -> ConnectionRequest:
         case MinorFunction.ACCEPT:
             accept = raw.record(TDI_REQUEST_KERNEL_ACCEPT)
             raw.returns_to(accept.number("ReturnConnectionInformation"))
-            return Accept(_peer(raw, accept.number("RequestConnectionInformation")))
+            return Accept(read_peer(raw, accept.number("RequestConnectionInformation"), raw.arch))
         case _:
             return _with_a_peer(raw)
 
 
 def _with_a_peer(raw: RawParameters) -> ConnectionRequest:
     request = raw.record(TDI_REQUEST_KERNEL)
-    information = _peer(raw, request.number("RequestConnectionInformation"))
+    information = read_peer(raw, request.number("RequestConnectionInformation"), raw.arch)
     raw.returns_to(request.number("ReturnConnectionInformation"))
     flags = request.number("RequestFlags")
     if raw.minor == MinorFunction.LISTEN:
@@ -78,17 +87,18 @@ def _timeout(raw: RawParameters, pointer: int) -> float | None:
     return relative_timeout(int.from_bytes(raw.fetch(pointer, 8, "the time-out"), "little", signed=True))
 
 
-def _peer(raw: RawParameters, pointer: int) -> PeerInformation | None:
+def read_peer(reach: Fetches, pointer: int, arch: Arch) -> PeerInformation | None:
+    """A TDI_CONNECTION_INFORMATION with all it points at; None for a null pointer."""
     if not pointer:
         return None
-    image = raw.fetch(pointer, TDI_CONNECTION_INFORMATION.size(raw.arch), "connection information")
-    record = TDI_CONNECTION_INFORMATION.parse_untrusted(image, raw.arch)
+    image = reach.fetch(pointer, TDI_CONNECTION_INFORMATION.size(arch), "connection information")
+    record = TDI_CONNECTION_INFORMATION.parse_untrusted(image, arch)
 
     def behind(name: str, most: int) -> bytes | None:
         if not record.number(name):
             return None
         length = min(max(record.number(f"{name}Length"), 0), most + 1)
-        return raw.fetch(record.number(name), length, name)
+        return reach.fetch(record.number(name), length, name)
 
     return PeerInformation(
         behind("RemoteAddress", MAX_TRANSPORT_ADDRESS_BYTES),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Protocol
 
-from emulator.memory import AddressOutsideMemory, GuestMemory
+from emulator.memory import AddressOutsideMemory
 from emulator.tdi.connection_requests import PeerReturned
 from emulator.tdi.irp import Irp, MdlBuffer
 from emulator.tdi.layout import Arch, Record
@@ -21,11 +22,18 @@ MOST_RETURNED_BYTES = 65_536
 """Most room for one result that is looked at."""
 
 
+class Writable(Protocol):
+    """Where results can be put: guest memory, or the buffer of a user-mode request."""
+
+    def write(self, gpa: int, data: bytes, /) -> None:
+        """AddressOutsideMemory for what does not fit."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReturnPlace:
     """One returned TDI_CONNECTION_INFORMATION: where it lies, and what it said when the request was submitted."""
 
-    memory: GuestMemory
+    memory: Writable
     arch: Arch
     at: int
     record: Record

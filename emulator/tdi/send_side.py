@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject
 from emulator.tdi.bursts import BurstWay, burst_way
-from emulator.tdi.effects import Effect
+from emulator.tdi.effects import Effect, JoinForRequest
+from emulator.tdi.object_ids import group_answered
 from emulator.tdi.receive_side import ReceiveSide
 from emulator.tdi.segment_port import SegmentPort
 
@@ -38,6 +39,10 @@ class SendSide(ReceiveSide):
         """End one join (O8); raises Refused. All that are left end with the cleanup."""
         address = self._address(handle)
         return self._devices[address.network].leave(address, group, interface)
+
+    def group_answered(self, asked: JoinForRequest, status: NtStatus, message: str = "") -> list[Effect]:
+        """The answer to a JoinForRequest: the host has let the socket join, or the status its error stands for."""
+        return group_answered(self, asked, status, message)
 
     def options(self, handle: int) -> SendOptions:
         """How an address object's datagrams leave."""

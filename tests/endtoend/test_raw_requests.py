@@ -18,9 +18,11 @@ from emulator.memory import Mdl
 from emulator.status import NtStatus
 from emulator.tdi import builders
 from emulator.tdi.constants import FileKind, QueryType, ShareAccess
+from emulator.tdi.control_codes import Ioctl
 from emulator.tdi.guest_irp import pack_mdl
 from emulator.tdi.layout import Arch
 from emulator.tdi.nt_layouts import IRP
+from emulator.tdi.request_layouts import TDI_REQUEST_SEND_DATAGRAM
 from emulator.tdi.structures import SocketAddress, pack_transport_address, parse_transport_address_untrusted
 from tests.support.processes import start_daemon
 
@@ -152,6 +154,34 @@ async def test_a_refused_create_says_why(tmp_path: Path) -> None:
         with pytest.raises(RequestFailed, match="unknown") as refused:
             await here.create(builders.create(Arch.X86, len(attributes), SHARED), attributes)
         assert refused.value.status is NtStatus.INVALID_EA_NAME
+
+
+JOIN = bytes.fromhex("01040000 00000000 00020000 00020000 06000000 08000000 EF010203 00000000")
+
+
+@pytest.mark.parametrize("network", ["udp", "lan"])
+async def test_device_controls_join_a_group_and_send_from_user_mode(tmp_path: Path, network: str) -> None:
+    arch = Arch.X64
+    host = "127.0.0.1" if network == "udp" else "10.0.0.1"
+    async with two_machines(tmp_path) as (here, _):
+        member = await create(here, arch, SocketAddress(host, 0), network)
+        sender = await here.open_address((host, 0), network=network)
+        joined = await member.submit(builders.device_control(arch, Ioctl.TCP_SET_INFORMATION_EX, 32), buffer=JOIN)
+        assert joined == (NtStatus.SUCCESS, 0, "", b"")
+        base, size = 0x1000, TDI_REQUEST_SEND_DATAGRAM.size(arch)
+        assert member.local is not None
+        group = pack_transport_address(SocketAddress("239.1.2.3", member.local[1]))
+        request = TDI_REQUEST_SEND_DATAGRAM.pack(arch, {"SendDatagramInformation": base + size})
+        request += builders.connection_information(arch, base + size, group)
+        data = await here.allocate(5)
+        data.write(0, b"group")
+        location = builders.device_control(arch, Ioctl.SEND_DATAGRAM, len(request))
+        sent = await sender.file.submit(location, mdl=data.mdl, buffer=request, buffer_at=base)
+        assert sent[:2] == (NtStatus.SUCCESS, 5)
+        assert (await anext(aiter(member.address))).data == b"group"
+        query = builders.device_control(arch, Ioctl.TCP_QUERY_INFORMATION_EX, 40, 24)
+        entities = await member.submit(query, buffer=struct.pack("<5I20x", 0, 0, 0x100, 0x100, 0))
+        assert (entities.information, len(entities.output)) == (24, 24)
 
 
 def drive(socket_path: Path) -> None:

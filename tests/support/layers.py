@@ -123,6 +123,7 @@ BELOW_CLIENTS = (
     "emulator.tdi.structures",
     "emulator.tdi.constants",
     "emulator.tdi.builders",
+    "emulator.tdi.control_codes",
     "emulator.tdi.layout",
     "emulator.tdi.request_layouts",
     "emulator.tdi.address_layouts",

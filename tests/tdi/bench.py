@@ -27,6 +27,8 @@ from emulator.tdi.effects import (
     Complete,
     Deliver,
     Effect,
+    JoinForRequest,
+    JoinGroup,
     Tell,
     Transmit,
     Violation,
@@ -75,6 +77,8 @@ class Bench:
         self.violations: list[Violation] = []
         self.cleaned: list[int] = []
         self.closed_sockets: list[int] = []
+        self.joined: list[JoinGroup] = []
+        self.join_status = NtStatus.SUCCESS
         self.at_peer: list[tuple[SocketAddress, bytes]] = []
         self.sockets: dict[int, SocketAddress] = {}
         self.taken_ports: set[int] = set()
@@ -111,6 +115,9 @@ class Bench:
                     self.violations.append(effect)
                 case CleanupComplete(handle):
                     self.cleaned.append(handle)
+                case JoinForRequest():
+                    self.joined.append(effect.join)
+                    self.perform(self.transport.group_answered(effect, self.join_status, "as the test wants"))
                 case BindSocket():
                     raise AssertionError("only an open asks for a socket")
 
