@@ -14,6 +14,7 @@ from clients.memory import Buffer, MachineMemory
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, IoStatus
 from clients.tdi import Address
+from clients.tdi_connections import TdiConnection
 from clients.vmbus import Channel, Machine, OfferedChannel, Packet
 from emulator.tdi.constants import EventType as TdiEvent
 from emulator.tdi.constants import QueryType
@@ -42,6 +43,7 @@ __all__ = [
     "RequestFailed",
     "ReturnedRequest",
     "SendFlags",
+    "TdiConnection",
     "TdiEvent",
     "attach_bus",
     "connect",

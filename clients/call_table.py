@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clients.calls import Call, Lane, LocalCall, Post, RequestFailed
-from clients.inbox import AddressState, Inbox
+from clients.inbox import Inbox
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.packets import encode_in_band
 from emulator.wire.codec import Response, WireError, check_result, encode_notification, encode_request
@@ -191,7 +191,7 @@ class CallTable:
                 call.descriptor = self._announced_descriptor()
             self._end(call, result=result)
         if call.lane is not None:
-            if isinstance(call.lane.inbox, AddressState):
+            if call.lane.inbox.answers_return_room:
                 call.lane.inbox.sends.grant(1, call.cost)
             self._run_lane(call.lane)
         while self._held and len(self._calls) < self._most_outstanding:

@@ -103,9 +103,19 @@ class HandlerResult(NamedTuple):
         return cls(NtStatus.DATA_NOT_ACCEPTED, 0)
 
     @classmethod
-    def rest_into(cls, request: ReturnedRequest, taken: int = 0) -> HandlerResult:
-        """It took so many bytes, and the rest shall go into a request."""
-        return cls(NtStatus.MORE_PROCESSING_REQUIRED, taken, request)
+    def rest_into(cls, request: ReturnedRequest, taken: int = 0, *, endpoint: int = 0) -> HandlerResult:
+        """It took so many bytes, and the rest shall go into a request; for data of a connection name its ``number``."""
+        return cls(NtStatus.MORE_PROCESSING_REQUIRED, taken, request, endpoint)
+
+    @classmethod
+    def accept(cls, endpoint: int) -> HandlerResult:
+        """A connect handler accepts, with the endpoint of that ``number``, idle and on the same address (C18)."""
+        return cls(NtStatus.MORE_PROCESSING_REQUIRED, 0, ReturnedRequest(0), endpoint)
+
+    @classmethod
+    def refuse(cls) -> HandlerResult:
+        """A connect handler refuses."""
+        return cls(NtStatus.CONNECTION_REFUSED, 0)
 
     @classmethod
     def keep(cls) -> HandlerResult:

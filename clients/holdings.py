@@ -7,7 +7,7 @@ import json
 from clients.bus_inbox import BusState
 from clients.call_table import CallTable
 from clients.calls import RequestFailed
-from clients.inbox import AddressState, ChannelState, EndState, Inbox, OfferState
+from clients.inbox import AddressState, ChannelState, ConnectionState, EndState, Inbox, OfferState
 from emulator.choice import chosen
 from emulator.status import EmulatorError, NtStatus, PeerViolation
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
@@ -23,6 +23,8 @@ class Holdings(CallTable):
         self._attached: list[EndState] = []
         self._offers: dict[int, OfferState] = {}
         self._addresses: dict[int, AddressState] = {}
+        self._connections: dict[int, ConnectionState] = {}
+        self._contexts = 0
         self._buses: dict[int, BusState] = {}
         self._profiles: dict[int, ChannelProfile] = {}
 
@@ -41,6 +43,20 @@ class Holdings(CallTable):
     def add_address(self, state: AddressState) -> None:
         """An address was opened."""
         self._addresses[state.number] = state
+
+    def new_context(self) -> int:
+        """A ConnectionContext no other endpoint of this client has."""
+        self._contexts += 1
+        return self._contexts
+
+    def add_connection(self, state: ConnectionState) -> None:
+        """A connection endpoint was opened."""
+        self._connections[state.number] = state
+
+    def drop_connection(self, state: ConnectionState) -> None:
+        """A connection endpoint was closed here."""
+        self._connections.pop(state.number, None)
+        self._close_inbox(state, NtStatus.FILE_CLOSED, "the connection was closed")
 
     def add_bus(self, state: BusState) -> None:
         """This client is the bus guest of a machine."""
@@ -112,6 +128,8 @@ class Holdings(CallTable):
             self.drop_channel(state, NtStatus.DEVICE_REMOVED, reason)
         for inbox in self._addresses.values():
             self._close_inbox(inbox, NtStatus.DEVICE_REMOVED, reason)
+        for connection in self._connections.values():
+            self._close_inbox(connection, NtStatus.DEVICE_REMOVED, reason)
         for bus in list(self._buses.values()):
             self.drop_bus(bus, NtStatus.DEVICE_REMOVED, reason)
         for offer in self._offers.values():

@@ -16,7 +16,10 @@ Grant = tuple[int, int]
 
 
 class Inbox:
-    """A channel's or an address's windows, and why it is closed if it is."""
+    """A channel's, an address's or a connection's windows, and why it is closed if it is."""
+
+    answers_return_room = False
+    """Whether the answer to a send gives its room in the window back."""
 
     def __init__(self, number: int, sends: Grant, receives: Grant) -> None:
         self.number = number
@@ -99,14 +102,29 @@ class ChannelState(Inbox):
 
 
 class AddressState(Inbox):
-    """An open address object."""
+    """An open address object; ``machine`` and ``network`` say where, if it was opened by name."""
 
-    def __init__(self, number: int, sends: Grant, receives: Grant) -> None:
+    answers_return_room = True
+
+    def __init__(self, number: int, sends: Grant, receives: Grant, machine: int = 0, network: str = "") -> None:
         super().__init__(number, sends, receives)
         self.dropped = 0
-        self.machine = 0
+        self.machine = machine
+        self.network = network
         self.handled = 0
         """Calls of its event handlers that have ended."""
+
+
+class ConnectionState(Inbox):
+    """An open connection endpoint. Nothing arrives unasked, so there is no window the other way."""
+
+    answers_return_room = True
+
+    def __init__(self, number: int, sends: Grant, context: int, network: str) -> None:
+        super().__init__(number, sends, (0, 0))
+        self.context = context
+        self.network = network
+        self.peer: tuple[str, int] | None = None
 
 
 class Datagram(NamedTuple):

@@ -332,8 +332,7 @@ def open_address(protocol: ClientProtocol, machine: int, network: str, local: tu
 
     def build(result: tuple[Any, ...]) -> tuple[AddressState, tuple[str, int]]:
         number, host, port, packets, byte_count = result
-        state = AddressState(number, (packets, byte_count), GRANT)
-        state.machine = machine
+        state = AddressState(number, (packets, byte_count), GRANT, machine, network)
         protocol.add_address(state)
         return state, (host, port)
 

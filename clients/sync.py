@@ -24,6 +24,7 @@ from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_files import File
 from clients.sync_receiving import run_handlers
 from clients.sync_tdi import Address
+from clients.sync_tdi_connections import TdiConnection
 from clients.sync_vmbus import Channel, Machine, OfferedChannel, Packet
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
 from emulator.status import PeerViolation
@@ -38,6 +39,7 @@ __all__ = [
     "Machine",
     "OfferedChannel",
     "Packet",
+    "TdiConnection",
     "attach_bus",
     "connect",
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from clients import file_calls, requests
+from clients import connection_calls, file_calls, requests
+from clients.calls import RequestFailed
 from clients.inbox import AddressState, Datagram
 from clients.requests import IoStatus
 from clients.sync_receiving import Receiving
+from clients.sync_tdi_connections import TdiConnection
 
 if TYPE_CHECKING:
     from clients.sync import Connection
@@ -22,6 +24,47 @@ class Address(Receiving):
         self._connection = connection
         self._state = state
         self.local = local
+
+    @property
+    def state(self) -> AddressState:
+        """The address as the connection to the daemon knows it."""
+        return self._state
+
+    def open_connection(self) -> TdiConnection:
+        """A connection endpoint on this address's machine and network, associated with it."""
+        call = connection_calls.open_connection(self._connection.protocol, self._state.machine, self._state.network)
+        self._connection.finish(call)
+        opened = TdiConnection(self._connection, call.built)
+        try:
+            opened.associate(self)
+        except RequestFailed:
+            opened.close()
+            raise
+        return opened
+
+    def connect(
+        self, to: tuple[str, int], *, timeout_seconds: float | None = None, user_data: bytes = b""
+    ) -> TdiConnection:
+        """A new endpoint on this address, connected."""
+        opened = self.open_connection()
+        try:
+            opened.connect(to, timeout_seconds=timeout_seconds, user_data=user_data)
+        except BaseException:
+            opened.abandon()
+            raise
+        return opened
+
+    def listen(
+        self, *, query_accept: bool = False, source: tuple[str, int] | None = None, user_data: bytes = b""
+    ) -> TdiConnection:
+        """A new endpoint on this address, when somebody has connected to it; with ``query_accept`` to be accepted."""
+        opened = self.open_connection()
+        try:
+            opened.listen(query_accept=query_accept, source=source, user_data=user_data)
+        except BaseException:
+            opened.abandon()
+            raise
+        return opened
 
     @property
     def dropped(self) -> int:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from clients import file_calls, requests, taking
+from clients import connection_calls, file_calls, requests, taking
 from clients.calls import RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.inbox import EndState, OfferState, ReceivedPacket
@@ -16,6 +16,7 @@ from clients.requests import Completion, Identity
 from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_files import File
 from clients.sync_tdi import Address
+from clients.sync_tdi_connections import TdiConnection
 from clients.unix import Attached
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
@@ -112,6 +113,12 @@ class Machine:
         call = requests.open_address(self._connection.protocol, self.number, network, local, share)
         self._connection.finish(call)
         return Address(self._connection, *call.built)
+
+    def open_connection(self, *, network: str = "tcp") -> TdiConnection:
+        """Open a connection endpoint: for real TCP, or on a segment by its name. Associate it with an address next."""
+        call = connection_calls.open_connection(self._connection.protocol, self.number, network)
+        self._connection.finish(call)
+        return TdiConnection(self._connection, call.built)
 
     def create(self, location: Location, attributes: bytes = b"", *, network: str = "udp") -> File:
         """Open a file as a driver does: by a create request and its extended attributes. Windows: IRP_MJ_CREATE.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from clients import file_calls, requests
+from clients import connection_calls, file_calls, requests
+from clients.calls import RequestFailed
 from clients.inbox import AddressState, Datagram
 from clients.protocol import ConnectionLost
 from clients.receiving import Receiving
 from clients.requests import IoStatus
+from clients.tdi_connections import TdiConnection
 
 if TYPE_CHECKING:
     from clients.connection import Connection
@@ -23,6 +25,47 @@ class Address(Receiving):
         self._connection = connection
         self._state = state
         self.local = local
+
+    @property
+    def state(self) -> AddressState:
+        """The address as the connection to the daemon knows it."""
+        return self._state
+
+    async def open_connection(self) -> TdiConnection:
+        """A connection endpoint on this address's machine and network, associated with it."""
+        call = connection_calls.open_connection(self._connection.protocol, self._state.machine, self._state.network)
+        await self._connection.finish(call)
+        opened = TdiConnection(self._connection, call.built)
+        try:
+            await opened.associate(self)
+        except RequestFailed:
+            await opened.close()
+            raise
+        return opened
+
+    async def connect(
+        self, to: tuple[str, int], *, timeout_seconds: float | None = None, user_data: bytes = b""
+    ) -> TdiConnection:
+        """A new endpoint on this address, connected."""
+        opened = await self.open_connection()
+        try:
+            await opened.connect(to, timeout_seconds=timeout_seconds, user_data=user_data)
+        except BaseException:
+            opened.abandon()
+            raise
+        return opened
+
+    async def listen(
+        self, *, query_accept: bool = False, source: tuple[str, int] | None = None, user_data: bytes = b""
+    ) -> TdiConnection:
+        """A new endpoint on this address, when somebody has connected to it; with ``query_accept`` to be accepted."""
+        opened = await self.open_connection()
+        try:
+            await opened.listen(query_accept=query_accept, source=source, user_data=user_data)
+        except BaseException:
+            opened.abandon()
+            raise
+        return opened
 
     @property
     def dropped(self) -> int:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import trio
 
-from clients import file_calls, requests, taking
+from clients import connection_calls, file_calls, requests, taking
 from clients.bus import BusGuest, attach_bus
 from clients.direct_calls import DirectPacket
 from clients.files import File
@@ -18,6 +18,7 @@ from clients.memory import Buffer, MachineMemory, pages_of
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, Identity
 from clients.tdi import Address
+from clients.tdi_connections import TdiConnection
 from clients.unix import Attached
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
@@ -130,6 +131,12 @@ class Machine:
         call = requests.open_address(self._connection.protocol, self.number, network, local, share)
         await self._connection.finish(call)
         return Address(self._connection, *call.built)
+
+    async def open_connection(self, *, network: str = "tcp") -> TdiConnection:
+        """Open a connection endpoint: for real TCP, or on a segment by its name. Associate it with an address next."""
+        call = connection_calls.open_connection(self._connection.protocol, self.number, network)
+        await self._connection.finish(call)
+        return TdiConnection(self._connection, call.built)
 
     async def create(self, location: Location, attributes: bytes = b"", *, network: str = "udp") -> File:
         """Open a file as a driver does: by a create request and its extended attributes. Windows: IRP_MJ_CREATE.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from emulator.choice import ChoiceError, chosen
 from emulator.memory import PAGE_SIZE
 from emulator.status import Misuse
+from emulator.tdi.connection_profile import SEGMENT_CONNECTIONS, ConnectionMode, ConnectionProfile
 from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus import shared_bits
 from emulator.vmbus.message_types import Version
@@ -104,6 +106,13 @@ class SegmentConfig(_Section):
     loss: float = Field(default=0.0, ge=0, le=1)
     duplication: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0
+    # Whether connections between its machines keep the borders of sends.
+    connections: Literal["message", "stream"] = "message"
+
+    @property
+    def connection_profile(self) -> ConnectionProfile:
+        """``connections`` as the transport has it."""
+        return replace(SEGMENT_CONNECTIONS, mode=ConnectionMode(self.connections))
 
     @field_validator("subnet")
     @classmethod
@@ -124,6 +133,10 @@ class LimitsConfig(_Section):
     offers_per_machine: int = Field(default=2047, ge=1, le=2047)
     waiting_opens_per_machine: int = Field(default=1024, ge=1)
     addresses_per_session: int = Field(default=1024, ge=1)
+    connections_per_session: int = Field(default=1024, ge=1)
+    # Sends on their way on one connection, and bytes of them: a few of the longest.
+    connection_window_sends: int = Field(default=64, ge=1)
+    connection_window_bytes: int = Field(default=1024 * 1024, ge=1)
     # Delivered and not yet completed packets of one channel end; bounds the table of transactions.
     outstanding_packets: int = Field(default=4096, ge=1)
     # Packets a client may have on their way into one channel; bytes follow from the size of its ring.

@@ -23,6 +23,7 @@ from emulator.tdi.effects import (
     CleanupComplete,
     CloseSocket,
     Complete,
+    DeadlineChanged,
     Deliver,
     Effect,
     JoinForRequest,
@@ -56,6 +57,13 @@ class Owner(Protocol):
 
     def tell(self, tell: Tell) -> None:
         """Its event handler is to be called, and nothing comes back."""
+
+
+class ConnectionOwner(Protocol):
+    """Whoever opened a connection endpoint."""
+
+    def deadline_changed(self) -> None:
+        """Something of its, done on another machine, has a nearer deadline."""
 
 
 class Outside(Protocol):
@@ -100,10 +108,11 @@ class Datagrams:
         self._log = logger().bind(machine=machine)
         self.fault: Callable[[Exception], None] = self._raise
         self.outside: Outside | None = None
-        self.handlers = HandlerAnswers(self._transport, self._perform, self._look_at_deadlines)
+        self.handlers = HandlerAnswers(self._transport, self._perform, self.look_at_deadlines)
         self.violations = 0
 
-    def _look_at_deadlines(self) -> None:
+    def look_at_deadlines(self) -> None:
+        """There may be a nearer deadline than the one waited for."""
         self._deadline_changed.set()
 
     @staticmethod
@@ -120,6 +129,10 @@ class Datagrams:
         """Open what an attribute list asks for; raises Refused. Windows: IRP_MJ_CREATE."""
         pointer_bytes = arch.pointer_bytes
         return self._settle(self._transport.create(network, attributes, share, owner, pointer_bytes=pointer_bytes))
+
+    def open_connection(self, network: str, context: bytes, owner: ConnectionOwner) -> OpenOutcome:
+        """Open a connection endpoint; raises Refused."""
+        return self._settle(self._transport.open_connection(network, context, owner))
 
     def _settle(self, outcome: OpenOutcome) -> OpenOutcome:
         """Give an open the socket it waits for."""
@@ -197,7 +210,7 @@ class Datagrams:
 
     def cancel(self, irp: Irp) -> None:
         """Windows: IoCancelIrp."""
-        self._perform(self._transport.cancel(irp))
+        self._perform(self._transport.cancel(irp, trio.current_time()))
 
     def query(self, handle: int, query_type: int, buffer_bytes: int) -> QueryResult:
         """TDI_QUERY_INFORMATION on an address object."""
@@ -281,6 +294,8 @@ class Datagrams:
                 case SendOutside():
                     if self.outside is not None:
                         self.outside.send(effect)
+                case DeadlineChanged(owner=owner):
+                    cast(ConnectionOwner, owner).deadline_changed()
                 case CleanupComplete(handle=handle):
                     self._cleaned(handle)
                 case BindSocket():

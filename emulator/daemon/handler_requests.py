@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from emulator.status import PeerViolation, Refused
+from emulator.tdi.connection_requests import Accept, Receive, build_connection_request
 from emulator.tdi.constants import EventType
 from emulator.tdi.handlers import NOT_ACCEPTED, Answer
 from emulator.tdi.irp import Irp
 from emulator.tdi.receives import ReceivedDatagram, build_receive_datagram
 from emulator.tdi.structures import pack_transport_address
 from emulator.wire.codec import Response, WireError, check_result, encode_notification, encode_request
+from emulator.wire.method import DATAGRAM
 from emulator.wire.schema import ADDRESS_EVENT, ADDRESS_REQUEST_COMPLETED, Method
 
 if TYPE_CHECKING:
@@ -139,6 +141,8 @@ class ReturnedRequest:
 
 def brought_back(returned: object) -> tuple[bytes, int, bytes]:
     """The remote address, flags and data of a completed receive; nothing for one that failed."""
+    if isinstance(returned, bytes):
+        return b"", 0, returned
     if isinstance(returned, ReceivedDatagram):
         return returned.remote_address, int(returned.flags), returned.data
     return b"", 0, b""
@@ -148,8 +152,22 @@ def _receive_datagram(end: AddressEnd, length: int, endpoint: int, context: Retu
     return build_receive_datagram(end.handle, length, context=context)
 
 
+def _receive(end: AddressEnd, length: int, endpoint: int, context: ReturnedRequest) -> Irp:
+    handle = end.session.connection_requests.handle_of(endpoint)
+    return build_connection_request(handle, Receive(min(length, DATAGRAM.most)), context)
+
+
+def _accept(end: AddressEnd, length: int, endpoint: int, context: ReturnedRequest) -> Irp:
+    return build_connection_request(end.session.connection_requests.handle_of(endpoint), Accept(), context)
+
+
 Make = Callable[["AddressEnd", int, int, ReturnedRequest], Irp]
-RETURNED_REQUESTS: dict[EventType, Make] = {EventType.RECEIVE_DATAGRAM: _receive_datagram}
+RETURNED_REQUESTS: dict[EventType, Make] = {
+    EventType.RECEIVE_DATAGRAM: _receive_datagram,
+    EventType.RECEIVE: _receive,
+    EventType.RECEIVE_EXPEDITED: _receive,
+    EventType.CONNECT: _accept,
+}
 """How the request is made that a handler of an event hands over: from the address, and the answer's last two values."""
 
 

@@ -24,6 +24,7 @@ class Segments:
                     mtu_bytes=settings.maximum_datagram_bytes + IP_AND_UDP_HEADER_BYTES,
                     loss=settings.loss,
                     duplicate=settings.duplication,
+                    connections=settings.connection_profile,
                 ),
                 random.Random(settings.seed),
                 settings.subnet,

@@ -22,6 +22,7 @@ import trio
 from emulator.daemon.address_requests import AddressRequests
 from emulator.daemon.bus_requests import BusRequests
 from emulator.daemon.channel_requests import ChannelRequests
+from emulator.daemon.connection_requests import ConnectionRequests
 from emulator.daemon.file_requests import FileRequests
 from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
@@ -111,6 +112,7 @@ class Session:
         self.machine_requests = MachineRequests(self)
         self.channel_requests = ChannelRequests(self)
         self.address_requests = AddressRequests(self)
+        self.connection_requests = ConnectionRequests(self)
         self.receive_requests = ReceiveRequests(self)
         self.questions = Questions(self)
         self.file_requests = FileRequests(self)
@@ -127,6 +129,7 @@ class Session:
             self.machine_requests,
             self.channel_requests,
             self.address_requests,
+            self.connection_requests,
             self.receive_requests,
             self.file_requests,
             self.bus_requests,
@@ -192,6 +195,7 @@ class Session:
         owners = (
             self.bus_requests,
             self.channel_requests,
+            self.connection_requests,
             self.address_requests,
             self.file_requests,
             self.questions,

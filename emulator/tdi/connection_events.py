@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from emulator.tdi.connection_receives import Incoming
     from emulator.tdi.effects import Handler
 
+MOST_INDICATED_BYTES = 65_535
+"""What one event can show; there may be more, which is indicated next."""
+
 _OPEN = frozenset({State.CONNECTED, State.RELEASE_SENT})
 
 
@@ -88,10 +91,10 @@ class ConnectionEvents:
         handler, chained = found
         store = incoming.expedited if expedited else incoming.normal
         by_records = expedited or endpoint.profile.mode is ConnectionMode.MESSAGE
-        data, ended = store.take(endpoint.profile.receive_buffer_bytes, by_records=by_records, keep=True)
+        data, ended = store.take(MOST_INDICATED_BYTES, by_records=by_records, keep=True)
         shown, loan = data, None
         if chained:
-            loan = self._loans.lend(Lent(len(data)), endpoint.owner)
+            loan = self._loans.lend(Lent(len(data)), address.owner)
             if loan is None:
                 return []
         elif endpoint.profile.lookahead_bytes is not None:

@@ -11,6 +11,19 @@ session can name what belongs to another.
 
 from __future__ import annotations
 
+from emulator.wire.connection_rows import (
+    CONNECTION_ACCEPT,
+    CONNECTION_ASSOCIATE,
+    CONNECTION_CLOSE,
+    CONNECTION_CONNECT,
+    CONNECTION_DISASSOCIATE,
+    CONNECTION_DISCONNECT,
+    CONNECTION_LISTEN,
+    CONNECTION_OPEN,
+    CONNECTION_QUERY,
+    CONNECTION_RECEIVE,
+    CONNECTION_SEND,
+)
 from emulator.wire.fields import Field, Maybe
 from emulator.wire.file_rows import FILE_CREATE, IRP_SUBMIT, IRP_SUBMIT_AT
 from emulator.wire.method import (
@@ -61,6 +74,17 @@ __all__ = [
     "ADDRESS_SET_EVENT_HANDLER",
     "ADDRESS_TOLD",
     "BY_NAME",
+    "CONNECTION_ACCEPT",
+    "CONNECTION_ASSOCIATE",
+    "CONNECTION_CLOSE",
+    "CONNECTION_CONNECT",
+    "CONNECTION_DISASSOCIATE",
+    "CONNECTION_DISCONNECT",
+    "CONNECTION_LISTEN",
+    "CONNECTION_OPEN",
+    "CONNECTION_QUERY",
+    "CONNECTION_RECEIVE",
+    "CONNECTION_SEND",
     "DAEMON_LOG_LEVEL",
     "FILE_CREATE",
     "IRP_SUBMIT",

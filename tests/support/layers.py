@@ -108,6 +108,7 @@ CLIENT_SHARED = (
     "clients.bus_calls",
     "clients.receive_calls",
     "clients.file_calls",
+    "clients.connection_calls",
 )
 CLIENT_SYNC = (
     "clients.sync",
@@ -116,6 +117,7 @@ CLIENT_SYNC = (
     "clients.sync_receiving",
     "clients.sync_bus",
     "clients.sync_files",
+    "clients.sync_tdi_connections",
 )
 BELOW_CLIENTS = (
     *FOUNDATION,
