@@ -5,22 +5,35 @@ Pure. Bytes to send gather in ``outgoing``; calls, channels and addresses that c
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from clients.calls import Call, Lane, LocalCall, Post, RequestFailed
-from clients.inbox import Inbox
+from clients.calls import Burst, Call, Lane, LocalCall, Post, RequestFailed
+from clients.inbox import AddressState, Inbox
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.packets import encode_in_band
 from emulator.wire.codec import Response, WireError, check_result, encode_notification, encode_request
 from emulator.wire.fields import FieldError, check_fields
-from emulator.wire.schema import BUS_DOORBELL, CANCEL, CHANNEL_OPEN_DIRECT, MACHINE_ATTACH, PACKET_SEND_RUN, Method
+from emulator.wire.schema import (
+    ADDRESS_SEND_BURST,
+    BUS_DOORBELL,
+    CANCEL,
+    CHANNEL_OPEN_DIRECT,
+    MACHINE_ATTACH,
+    PACKET_SEND_RUN,
+    Method,
+)
 from emulator.wire.window import PACKET_OVERHEAD_BYTES
 
 DESCRIPTOR_BYTES = 16
 # Packets in one run: a quarter of a window, so that the next can be made while one is on its way.
 RUN_PACKETS = 64
+# Bytes of datagrams in one frame: what a frame may hold, less what is around them.
+BURST_BYTES = 512 * 1024
 # Requests whose result says in its last value how many descriptors came with it.
 ANNOUNCING = frozenset({MACHINE_ATTACH, CHANNEL_OPEN_DIRECT, BUS_DOORBELL})
 
@@ -86,6 +99,16 @@ class CallTable:
             lane.waiting.append(post)
             self._run_lane(lane)
         return post
+
+    def burst(self, inbox: Inbox, burst: Burst) -> Burst:
+        """Send datagrams, in order behind what waits already."""
+        if inbox.closed is not None:
+            burst.error = RequestFailed(*inbox.closed)
+        elif burst.payloads:
+            burst.lane = lane = self._lane(inbox)
+            lane.waiting.append(burst)
+            self._run_lane(lane)
+        return burst
 
     def _lane(self, inbox: Inbox) -> Lane:
         lane = self._lanes.get(inbox)
@@ -192,7 +215,7 @@ class CallTable:
             self._end(call, result=result)
         if call.lane is not None:
             if call.lane.inbox.answers_return_room:
-                call.lane.inbox.sends.grant(1, call.cost)
+                call.lane.inbox.sends.grant(call.packets, call.cost)
             self._run_lane(call.lane)
         while self._held and len(self._calls) < self._most_outstanding:
             self._start(self._held.popleft())
@@ -229,6 +252,9 @@ class CallTable:
     def _start_run(self, lane: Lane, post: Post) -> None:
         """One run of a post: as many of its packets as the window and a run allow."""
         inbox = lane.inbox
+        if isinstance(post, Burst):
+            self._start_burst(lane, post)
+            return
         images: list[bytes] = []
         while post.started < len(post.payloads) and inbox.sends.is_open and len(images) < RUN_PACKETS:
             image = encode_in_band(post.payloads[post.started])
@@ -240,6 +266,33 @@ class CallTable:
             call.post, call.lane = post, lane
             post.unanswered += 1
             self._start(call)
+
+    def _start_burst(self, lane: Lane, burst: Burst) -> None:
+        """As many of a burst's datagrams as the window and a frame allow, but no more than half of a window.
+
+        So the next are on their way while these are sent.
+        """
+        inbox = lane.inbox
+        assert isinstance(inbox, AddressState), "bursts are for addresses"
+        first = burst.started
+        count = min(len(burst.payloads) - first, inbox.sends.packets, max(1, inbox.granted_sends // 2))
+        datagrams = burst.payloads[first : first + count]
+        room = min(inbox.sends.bytes, BURST_BYTES)
+        while count > 1 and sum(map(len, datagrams)) > room:
+            count = (count + 1) // 2
+            datagrams = datagrams[:count]
+        lengths = array("I", map(len, datagrams))
+        data = b"".join(datagrams)
+        call = Call(ADDRESS_SEND_BURST, (inbox.number, *burst.destination, lengths.tobytes(), data))
+        call.cost = len(data) + PACKET_OVERHEAD_BYTES * count
+        call.packets = count
+        call.post, call.lane = burst, lane
+        call.build = partial(_note_statuses, burst, first, count)
+        inbox.sends.packets -= count
+        inbox.sends.bytes -= call.cost
+        burst.started += count
+        burst.unanswered += 1
+        self._start(call)
 
     def _announced_descriptor(self) -> int:
         if not self._descriptors:
@@ -262,3 +315,16 @@ class CallTable:
             self._end(call, error=error)
         self._calls.clear()
         self._held.clear()
+
+
+def _note_statuses(burst: Burst, first: int, count: int, result: tuple[Any, ...]) -> None:
+    """The part of a burst that an answer is about."""
+    _, statuses, message = result
+    if not statuses:
+        return
+    if len(statuses) != 4 * count:
+        raise WireError(f"a burst of {count} datagrams was answered with {len(statuses) // 4} statuses")
+    if not burst.statuses:
+        burst.statuses = [0] * len(burst.payloads)
+    burst.statuses[first : first + count] = struct.unpack(f"<{count}I", statuses)
+    burst.message = burst.message or message

@@ -44,6 +44,7 @@ class Call:
         "lane",
         "method",
         "msgid",
+        "packets",
         "post",
         "result",
         "undo",
@@ -55,6 +56,7 @@ class Call:
         self.args = args
         self.msgid = -1
         self.cost = 0
+        self.packets = 1
         self.done = False
         self.abandoned = False
         self.result: tuple[Any, ...] = ()
@@ -95,6 +97,19 @@ class Post:
         if self.error is not None:
             raise self.error
         return (len(self.payloads),)
+
+
+class Burst(Post):
+    """Many datagrams to one destination, sent as the window allows. Done when each has ended.
+
+    ``statuses`` is how, and ``message`` why, of the first that failed.
+    """
+
+    def __init__(self, datagrams: list[bytes], destination: tuple[str, int]) -> None:
+        super().__init__(datagrams)
+        self.destination = destination
+        self.statuses: list[int] = []
+        self.message = ""
 
 
 class Lane:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from clients import requests
+from clients import network_calls, requests
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
 from clients.memory import POOL_PAGES, MachineMemory
@@ -65,13 +65,26 @@ class Connection:
         self._attached[name] = Attached(number, memory)
 
     async def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
-        """What the daemon holds: ``daemon``, ``machines``, ``channels``, ``details`` of those, ``waiting`` guests."""
+        """What the daemon holds.
+
+        ``daemon``, ``machines``, ``channels``, ``details`` of those, ``waiting`` guests, ``segments``.
+        """
         entries: list[dict[str, Any]] = []
         more = True
         while more:
             document, more = await self.request(DAEMON_INSPECT, what, machine, len(entries))
             entries += json.loads(document)
         return entries
+
+    async def change_segment(self, name: str, **changes: Any) -> dict[str, Any]:
+        """Change settings of a segment while it runs, by their names in the configuration; what it is like then.
+
+        Such as ``loss=0.1``, ``latency_seconds=0.02``, ``partition=[["vm1"], ["vm2"]]``.
+        """
+        call = network_calls.change_segment(self.protocol, name, changes)
+        await self.finish(call)
+        segment: dict[str, Any] = call.built
+        return segment
 
     async def set_log_level(self, level: str) -> str:
         """Have the daemon log from ``debug``, ``info``, ``warning`` or ``error`` upwards; the level until now."""

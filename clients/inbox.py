@@ -108,6 +108,7 @@ class AddressState(Inbox):
 
     def __init__(self, number: int, sends: Grant, receives: Grant, machine: int = 0, network: str = "") -> None:
         super().__init__(number, sends, receives)
+        self.granted_sends = sends[0]
         self.dropped = 0
         self.machine = machine
         self.network = network

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from clients import requests
+from clients import network_calls, requests
 from clients.busy_poll import BUSY_POLL_SECONDS, BusyPoll
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
@@ -73,13 +73,26 @@ class Connection:
         return Machine(self, name, self._attached[name])
 
     def inspect(self, what: str, machine: str | None = None) -> list[dict[str, Any]]:
-        """What the daemon holds: ``daemon``, ``machines``, ``channels``, ``details`` of those, ``waiting`` guests."""
+        """What the daemon holds.
+
+        ``daemon``, ``machines``, ``channels``, ``details`` of those, ``waiting`` guests, ``segments``.
+        """
         entries: list[dict[str, Any]] = []
         more = True
         while more:
             document, more = self.request(DAEMON_INSPECT, what, machine, len(entries))
             entries += json.loads(document)
         return entries
+
+    def change_segment(self, name: str, **changes: Any) -> dict[str, Any]:
+        """Change settings of a segment while it runs, by their names in the configuration; what it is like then.
+
+        Such as ``loss=0.1``, ``latency_seconds=0.02``, ``partition=[["vm1"], ["vm2"]]``.
+        """
+        call = network_calls.change_segment(self.protocol, name, changes)
+        self.finish(call)
+        segment: dict[str, Any] = call.built
+        return segment
 
     def set_log_level(self, level: str) -> str:
         """Have the daemon log from ``debug``, ``info``, ``warning`` or ``error`` upwards; the level until now."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clients import connection_calls, file_calls, requests
+from clients import connection_calls, file_calls, network_calls, requests
 from clients.calls import RequestFailed
 from clients.inbox import AddressState, Datagram
 from clients.requests import IoStatus
@@ -82,6 +83,34 @@ class Address(Receiving):
         from clients.sync_files import File  # it is made of this module
 
         return File(self._connection, file_calls.of_address(self._state, self.local))
+
+    def send_many(self, datagrams: Iterable[bytes], destination: tuple[str, int]) -> list[IoStatus]:
+        """Many TDI_SEND_DATAGRAM to one destination, in as few messages and system calls as there can be.
+
+        Returns (status, information) of each, in order, error statuses too; raises RequestFailed only for a burst that
+        could not be submitted.
+        """
+        burst = network_calls.send_burst(self._connection.protocol, self._state, datagrams, destination)
+        self._connection.finish(burst)
+        return network_calls.burst_statuses(burst)
+
+    def join(self, group: str, *, interface: str | None = None) -> None:
+        """Become a member of a multicast group, on the interface with that own address, or on the first."""
+        self._connection.finish(network_calls.join(self._connection.protocol, self._state, group, interface))
+
+    def leave(self, group: str, *, interface: str | None = None) -> None:
+        """End one join."""
+        self._connection.finish(network_calls.leave(self._connection.protocol, self._state, group, interface))
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """How its datagrams leave, with these changed first.
+
+        ``ttl``, ``multicast_ttl``, ``multicast_interface``, ``multicast_loop``, ``broadcast``, ``type_of_service``.
+        """
+        call = network_calls.options(self._connection.protocol, self._state, changes)
+        self._connection.finish(call)
+        options: dict[str, Any] = call.built
+        return options
 
     def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on this address; the structure's bytes."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from emulator.choice import ChoiceError, chosen
 from emulator.memory import PAGE_SIZE
+from emulator.segment_config import SegmentConfig
 from emulator.status import Misuse
-from emulator.tdi.connection_profile import SEGMENT_CONNECTIONS, ConnectionMode, ConnectionProfile
 from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus import shared_bits
 from emulator.vmbus.message_types import Version
@@ -95,29 +94,6 @@ class ProfileConfig(_Section):
         except Misuse as error:
             raise ValueError(str(error)) from None
         return value
-
-
-class SegmentConfig(_Section):
-    """One virtual datagram network."""
-
-    subnet: str = "10.0.0.0/24"
-    # Ethernet's 1,500 less 28 for IP and UDP headers; a segment does not fragment.
-    maximum_datagram_bytes: int = Field(default=1472, ge=1, le=65507)
-    loss: float = Field(default=0.0, ge=0, le=1)
-    duplication: float = Field(default=0.0, ge=0, le=1)
-    seed: int = 0
-    # Whether connections between its machines keep the borders of sends.
-    connections: Literal["message", "stream"] = "message"
-
-    @property
-    def connection_profile(self) -> ConnectionProfile:
-        """``connections`` as the transport has it."""
-        return replace(SEGMENT_CONNECTIONS, mode=ConnectionMode(self.connections))
-
-    @field_validator("subnet")
-    @classmethod
-    def _subnet(cls, value: str) -> str:
-        return str(ipaddress.ip_network(value))
 
 
 class LimitsConfig(_Section):
@@ -298,4 +274,7 @@ class Config(_Section):
                 elif (segment, address) in taken:
                     problems.append(f"{where}: {address} already belongs to machine {taken[segment, address]!r}")
                 taken.setdefault((segment, address), machine)
+        for segment, network in self.segments.items():
+            machines = {machine for machine, settings in self.machines.items() if segment in settings.segments}
+            problems += [f"segments.{segment}.{each}" for each in network.problems(machines, self.udp.bind)]
         return problems

@@ -88,8 +88,11 @@ class MachineRequests:
             entries = [entry for each in machines for entry in describe_details(each)]
         elif what == "waiting":
             entries = [entry for each in machines for entry in describe_waiting(each)]
+        elif what == "segments":
+            entries = server.segments.describe()
         else:
-            text = f"there is nothing called {what!r} to inspect; try daemon, machines, channels, details or waiting"
+            known = "daemon, machines, channels, details, waiting or segments"
+            text = f"there is nothing called {what!r} to inspect; try {known}"
             raise Refused(NtStatus.INVALID_PARAMETER, text)
         page = entries[after : after + ENTRIES_PER_PAGE]
         return json.dumps(page), after + len(page) < len(entries)

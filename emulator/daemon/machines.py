@@ -42,6 +42,8 @@ class Machine:
         self.channels: dict[int, Channel] = {}
         self.datagrams = Datagrams(name, config, settings, segments.ports_of(name, settings), time.time())
         self.datagrams.fault = self.fail
+        self.datagrams.outside = segments
+        segments.serve(name, self.datagrams)
         self.bus = MachineBus(self, settings)
         self.failure: str | None = None
         self.counters = Counters()

@@ -1,37 +1,176 @@
-"""The daemon's segments, and which machines are on them."""
+"""The daemon's segments: which machines are on them, their clock, their changes, and the sockets of their gateways.
+
+A segment's work is no machine's: what comes due on it, or in through its gateway, is done here, and what that means for
+a machine is handed to the machine, which is what ends when something goes wrong with it.
+"""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
 
 from emulator.config import Config, MachineConfig
-from emulator.tdi.profile import IP_AND_UDP_HEADER_BYTES, SegmentProfile
+from emulator.daemon.gateway_sockets import GatewaySockets
+from emulator.daemon.log import logger
+from emulator.segment_config import SegmentConfig, changed
+from emulator.status import NtStatus, Refused
+from emulator.tdi.gateway import Gateway
+from emulator.tdi.medium import Luck
 from emulator.tdi.segment import Segment, SegmentPort
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from emulator.tdi.effects import Effect, SendOutside
+
+
+class Member(Protocol):
+    """A machine, as a segment has it."""
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Perform what a segment has for it; whatever goes wrong is the machine's."""
+
+
+def luck(seed: int) -> Luck:
+    """Each impairment's own, from one seed."""
+    return Luck(*(random.Random(f"{seed} {name}") for name in Luck._fields))
 
 
 class Segments:
     """Every virtual network of the configuration."""
 
     def __init__(self, config: Config) -> None:
-        self._segments = {
-            name: Segment(
-                name,
-                SegmentProfile(
-                    mtu_bytes=settings.maximum_datagram_bytes + IP_AND_UDP_HEADER_BYTES,
-                    loss=settings.loss,
-                    duplicate=settings.duplication,
-                    connections=settings.connection_profile,
-                ),
-                random.Random(settings.seed),
-                settings.subnet,
-            )
-            for name, settings in config.segments.items()
-        }
+        self._settings = dict(config.segments)
+        self._segments = {name: _made(name, settings, config) for name, settings in config.segments.items()}
+        self._members: dict[str, Member] = {}
+        self._gateways = GatewaySockets(config.udp.receive_buffer_bytes, self._hand_out)
+        self._nearest: float | None = None
+        self._nearer = trio.Event()
+        self._pump: Callable[[], None] = lambda: None
+        self._log = logger()
+
+    # ---- machines
 
     def ports_of(self, machine: str, settings: MachineConfig) -> Mapping[str, SegmentPort]:
         """Attach a machine to the segments it is on."""
         return {name: self._segments[name].attach(machine, address) for name, address in settings.segments.items()}
+
+    def serve(self, machine: str, member: Member) -> None:
+        """What is for that machine goes there."""
+        self._members[machine] = member
+
+    def send(self, wanted: SendOutside) -> None:
+        """A gateway has a datagram for a program outside; it leaves with the next ``sent_on``."""
+        self._gateways.send(wanted)
+
+    def sent_on(self, ports: Iterable[SegmentPort]) -> None:
+        """Something was done on these attachments: datagrams leave, and the segments may have a nearer deadline."""
+        self._gateways.flush()
+        for port in ports:
+            self._look(port.segment)
+
+    def _look(self, segment: Segment) -> None:
+        due = segment.next_deadline()
+        if due is not None and (self._nearest is None or due < self._nearest):
+            self._nearest = due
+            self._nearer.set()
+
+    def _hand_out(self, effects: Iterable[Effect]) -> None:
+        """Give every machine what is for it, and send on what leaves."""
+        for_machine: dict[Member | None, list[Effect]] = {}
+        for effect in effects:
+            member = self._members.get(getattr(effect, "machine", ""))
+            for_machine.setdefault(member, []).append(effect)
+        # What names no machine any machine can do.
+        anyones = for_machine.pop(None, [])
+        anyone = next(iter(for_machine), None) or next(iter(self._members.values()), None)
+        if anyones and anyone is not None:
+            anyone.perform(anyones)
+        for member, work in for_machine.items():
+            if member is not None:
+                member.perform(work)
+        self._gateways.flush()
+        for segment in self._segments.values():
+            self._look(segment)
+
+    # ---- tasks
+
+    def open_gateways(self) -> None:
+        """Bind what the gateways need. Raises GatewayUnusable."""
+        for name, segment in self._segments.items():
+            if segment.gateway is not None:
+                self._gateways.open(name, segment.gateway)
+
+    async def run(
+        self, pump: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Everything of the segments that waits: deadlines, while there are any, and gateways."""
+        self._pump = pump
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._gateways.run, pump)
+            nursery.start_soon(self._keep_deadlines)
+            task_status.started()
+
+    async def _keep_deadlines(self) -> None:
+        while True:
+            self._nearer = trio.Event()
+            if self._nearest is None:
+                await self._nearer.wait()
+                continue
+            with trio.move_on_at(self._nearest) as waiting:
+                await self._nearer.wait()
+            if not waiting.cancelled_caught and self._nearest > trio.current_time():
+                continue
+            self._nearest = None
+            self._poll()
+            self._pump()
+
+    def _poll(self) -> None:
+        now = trio.current_time()
+        self._hand_out([effect for segment in self._segments.values() for effect in segment.poll(now)])
+
+    def close(self) -> None:
+        """The daemon stops."""
+        self._gateways.close()
+
+    # ---- looking in, and changing
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What ``vmbusctl segments`` shows."""
+        return [segment.describe() | {"seed": self._settings[name].seed} for name, segment in self._segments.items()]
+
+    def change(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change settings of a segment, by their names in the configuration; what it is like then. Raises Refused."""
+        segment = self._segments.get(name)
+        if segment is None:
+            known = ", ".join(sorted(self._segments)) or "none; add [segments.NAME] to the configuration"
+            raise Refused(NtStatus.OBJECT_NAME_NOT_FOUND, f"there is no segment {name!r}; there are: {known}")
+        settings = self._checked(name, segment, changes)
+        self._settings[name] = settings
+        segment.change(settings.profile())
+        if "seed" in changes:
+            segment.reseed(luck(settings.seed))
+        if settings.stalled:
+            segment.stall()
+        effects = segment.pump_links(trio.current_time()) if settings.stalled else segment.resume(trio.current_time())
+        self._hand_out(effects)
+        self._log.info("segment.changed", segment=name, **{key: str(value)[:200] for key, value in changes.items()})
+        return segment.describe() | {"seed": settings.seed}
+
+    def _checked(self, name: str, segment: Segment, changes: dict[str, Any]) -> SegmentConfig:
+        settings = changed(self._settings[name], changes)
+        problems = settings.partition_problems(set(segment.describe()["machines"]))
+        if problems:
+            raise Refused(NtStatus.INVALID_PARAMETER, f"segment {name}: {'; '.join(problems)}"[:900])
+        return settings
+
+
+def _made(name: str, settings: SegmentConfig, config: Config) -> Segment:
+    segment = Segment(name, settings.profile(), luck(settings.seed), settings.subnet)
+    if settings.gateway is not None:
+        ports = [port.port() for port in settings.gateway.ports]
+        segment.gateway = Gateway(segment, ports, config.udp.reach)
+    if settings.stalled:
+        segment.stall()
+    return segment

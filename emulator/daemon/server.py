@@ -55,8 +55,10 @@ class Server:
         self.pages: HttpListener | None = None
         self.forced_by: int | None = None
         self.version = daemon_version()
-        segments = Segments(config)
-        self.machines = {name: Machine(name, settings, config, segments) for name, settings in config.machines.items()}
+        self.segments = Segments(config)
+        self.machines = {
+            name: Machine(name, settings, config, self.segments) for name, settings in config.machines.items()
+        }
         self._sessions: dict[int, Session] = {}
         self.sessions_begun = 0
         self.is_stopping = False
@@ -146,6 +148,7 @@ class Server:
     async def _run_until_signalled(self, listener: UnixListener, ready: Callable[[], None]) -> None:
         with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
+                await nursery.start(self.segments.run, self.pump)
                 for machine in self.machines.values():
                     await nursery.start(machine.run, self.pump)
                 nursery.start_soon(self._pump_rest)
@@ -216,11 +219,13 @@ async def serve(
     """Run the daemon; ``ready`` is called once, when it listens, with the path of its socket.
 
     Returns None, or the number of the signal that came while it was stopping already. Raises PathUnusable for a live
-    rival.
+    rival, GatewayUnusable for a host port that is taken.
     """
     with UnixListener(socket_path, manager.take_socket(ATTACH_SOCKET)) as listener, ExitStack() as stack:
         server = Server(config, manager)
         path = listener.path
+        stack.callback(server.segments.close)
+        server.segments.open_gateways()
         server.pages = open_pages(server, config.metrics, manager.take_socket(METRICS_SOCKET))
         if server.pages is not None:
             stack.callback(server.pages.close)

@@ -27,6 +27,7 @@ from emulator.daemon.file_requests import FileRequests
 from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
 from emulator.daemon.machine_requests import MachineRequests
+from emulator.daemon.network_requests import NetworkRequests
 from emulator.daemon.operation_requests import OperationRequests
 from emulator.daemon.outlet import Outlet
 from emulator.daemon.receive_requests import ReceiveRequests
@@ -116,6 +117,7 @@ class Session:
         self.receive_requests = ReceiveRequests(self)
         self.questions = Questions(self)
         self.file_requests = FileRequests(self)
+        self.network_requests = NetworkRequests(self)
         self.bus_requests = BusRequests(self)
         self.operation_requests = OperationRequests(self)
         self._handlers = self._collect_handlers()
@@ -132,6 +134,7 @@ class Session:
             self.connection_requests,
             self.receive_requests,
             self.file_requests,
+            self.network_requests,
             self.bus_requests,
             self.operation_requests,
         )

@@ -56,6 +56,13 @@ from emulator.wire.method import (
     Method,
     row,
 )
+from emulator.wire.network_rows import (
+    ADDRESS_JOIN,
+    ADDRESS_LEAVE,
+    ADDRESS_OPTIONS,
+    ADDRESS_SEND_BURST,
+    SEGMENT_CHANGE,
+)
 from emulator.wire.operation_rows import DAEMON_LOG_LEVEL
 from emulator.wire.receive_rows import (
     ADDRESS_EVENT,
@@ -69,8 +76,12 @@ from emulator.wire.receive_rows import (
 # A family of rows in a module of its own is imported here and named below: what stands in this module is the table.
 __all__ = [
     "ADDRESS_EVENT",
+    "ADDRESS_JOIN",
+    "ADDRESS_LEAVE",
+    "ADDRESS_OPTIONS",
     "ADDRESS_RECEIVE_DATAGRAM",
     "ADDRESS_REQUEST_COMPLETED",
+    "ADDRESS_SEND_BURST",
     "ADDRESS_SET_EVENT_HANDLER",
     "ADDRESS_TOLD",
     "BY_NAME",
@@ -93,6 +104,7 @@ __all__ = [
     "METHODS",
     "PAYLOAD",
     "PROTOCOL_VERSION",
+    "SEGMENT_CHANGE",
     "Direction",
     "Kind",
     "Method",
@@ -145,7 +157,7 @@ CANCEL = row(3, "cancel", BOTH, (Field("msgid", U32, "the request to give up"),)
 GOODBYE = row(4, "goodbye", OUT, (STATUS, Field("reason", SENTENCE, "what ended the session")), None,
     "The daemon is about to close this connection, and why.")
 DAEMON_INSPECT = row(5, "daemon.inspect", IN, (
-    Field("what", NAME, "`daemon`, `machines`, `channels`, `details` (of channels) or `waiting` (guests)"),
+    Field("what", NAME, "`daemon`, `machines`, `channels`, `details` (of channels), `waiting` (guests) or `segments`"),
     Field("machine", Maybe(NAME), "only this machine's"),
     Field("after", U32, "how many entries to skip, for paging"),
 ), (

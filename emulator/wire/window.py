@@ -62,6 +62,22 @@ class ReceiveWindow:
         self._left_bytes -= cost
         return allowed
 
+    def arrive_many(self, packets: int, cost: int) -> bool:
+        """Several came at once, of ``cost`` bytes together; False when the sender had no right to send so many.
+
+        The bytes may be overdrawn by the last one only, which whoever sends them sees to; here by all, since the bytes
+        of a frame are bounded anyway.
+        """
+        allowed = 0 < packets <= self._left_packets and self._left_bytes > 0
+        self._left_packets -= packets
+        self._left_bytes -= cost
+        return allowed
+
+    def settle_many(self, packets: int, cost: int) -> None:
+        """So many packets, of ``cost`` bytes together, are done, and the sender knows it without being told."""
+        self._left_packets += packets
+        self._left_bytes += cost
+
     def settle(self, cost: int) -> None:
         """One packet of ``cost`` bytes is done, and the sender knows it without being told."""
         self._left_packets += 1

@@ -95,10 +95,19 @@ CLIENT_CORE = (
     "clients.calls",
     "clients.bus_inbox",
 )
-BELOW_DAEMON = (*FOUNDATION, MEETING_PLACE, "emulator.vmbus", "emulator.tdi", "emulator.wire", "emulator.config")
+BELOW_DAEMON = (
+    *FOUNDATION,
+    MEETING_PLACE,
+    "emulator.vmbus",
+    "emulator.tdi",
+    "emulator.wire",
+    "emulator.config",
+    "emulator.segment_config",
+)
 CLIENT_SHARED = (
     "clients.memory",
     "clients.requests",
+    "clients.network_calls",
     "clients.unix",
     "clients.busy_poll",
     "clients.direct",
@@ -195,12 +204,13 @@ LAYERS = (
         reason="places in a TOML document are found without knowing what the document is for",
     ),
     Layer(
-        ("emulator.config", "emulator.config_file", "emulator.config_text"),
+        ("emulator.config", "emulator.config_file", "emulator.config_text", "emulator.segment_config"),
         (
             *FOUNDATION,
             MEETING_PLACE,
             "emulator.choices_document",
             "emulator.config",
+            "emulator.segment_config",
             "emulator.toml_positions",
             "emulator.vmbus",
             "emulator.tdi",
