@@ -22,6 +22,7 @@ from clients.commands.demo import demo
 from clients.commands.inspect import inspect_machine, top, why
 from clients.commands.look import channels, client_version, log_level, machines, version
 from clients.commands.packets import send, serve_echo
+from clients.commands.segments import segment, segments
 from clients.protocol import ConnectionLost, RequestFailed
 from emulator.status import EmulatorError
 
@@ -61,6 +62,8 @@ def vmbusctl(ctx: click.Context, socket_path: Path | None) -> None:
 COMMANDS = (
     machines,
     channels,
+    segments,
+    segment,
     inspect_machine,
     why,
     top,

@@ -75,7 +75,10 @@ class GatewayConfig(_Section):
 
 
 class SegmentConfig(_Section):
-    """One virtual datagram network. All but ``subnet``, ``connections`` and ``gateway`` can be changed while the daemon runs."""
+    """One virtual datagram network.
+
+    All but ``subnet``, ``connections`` and ``gateway`` can be changed while the daemon runs.
+    """
 
     # Its address range; the addresses of machines are inside.
     subnet: str = "10.0.0.0/24"

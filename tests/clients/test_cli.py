@@ -34,7 +34,7 @@ READING = [("machines",), ("channels",), ("version",), ("send",), ("datagram", "
 
 def test_no_command_that_scripts_may_use_has_gone() -> None:
     promised = {"", "machines", "channels", "version", "send", "serve-echo", "datagram", "datagram send"}
-    promised |= {"datagram listen", "demo", "log-level", "completion"}
+    promised |= {"datagram listen", "demo", "log-level", "completion", "segments", "segment"}
     assert promised <= {" ".join(words) for words in COMMANDS}
 
 
