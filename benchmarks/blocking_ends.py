@@ -30,6 +30,7 @@ from benchmarks.raw import (
 from benchmarks.rows import (
     BY_LIBRARY,
     COALESCED_PACKETS,
+    DIRECT_RING_PAGES,
     EXTERNAL_BYTES,
     INTERFACES,
     MACHINE,
@@ -55,7 +56,10 @@ class LibraryLink:
     """A guest of the daemon's, hosted or direct as the carrier says."""
 
     def __init__(self, machine: Machine, setting: Setting) -> None:
-        self._channel = machine.open_channel(INTERFACES[setting.face], mode=setting.carrier)
+        pages = DIRECT_RING_PAGES if setting.carrier is Carrier.DIRECT else 0
+        self._channel = machine.open_channel(
+            INTERFACES[setting.face], mode=setting.carrier, send_pages=pages, receive_pages=pages
+        )
         self._buffer = machine.allocate(EXTERNAL_BYTES)
         self._address = machine.open_address(("127.0.0.1", 0))
         self._echo = "127.0.0.1", setting.echo_port

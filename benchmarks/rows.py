@@ -48,6 +48,8 @@ INTERFACES = {
     Face.SYNC: "5c0e1f8a-4f0b-4a53-9c53-0b6f5a1d7e02",
 }
 MACHINE = "vm1"
+# Rings of direct channels: 1 MiB, some 12,000 packets of 64 bytes. pyzmq lets 64,000 wait.
+DIRECT_RING_PAGES = 256
 
 # Packets in one write of a raw client that coalesces: as many as the client libraries put into one run.
 COALESCED_PACKETS = 64

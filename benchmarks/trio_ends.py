@@ -33,6 +33,7 @@ from benchmarks.rows import (
     BY_LIBRARY,
     COALESCED_PACKETS,
     CONCURRENT_SENDERS,
+    DIRECT_RING_PAGES,
     EXTERNAL_BYTES,
     INTERFACES,
     MACHINE,
@@ -211,7 +212,10 @@ async def near(setting: Setting) -> None:
         if setting.carrier in BY_LIBRARY:
             connection = await stack.enter_async_context(connect(daemon_path(setting.directory), name="near"))
             machine = await connection.machine(MACHINE)
-            channel = await machine.open_channel(INTERFACES[setting.face], mode=setting.carrier)
+            pages = DIRECT_RING_PAGES if setting.carrier is Carrier.DIRECT else 0
+            channel = await machine.open_channel(
+                INTERFACES[setting.face], mode=setting.carrier, send_pages=pages, receive_pages=pages
+            )
             address = await machine.open_address(("127.0.0.1", 0))
             link = LibraryLink(channel, await machine.allocate(EXTERNAL_BYTES), address, setting.echo_port)
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from os import sched_yield
 from time import perf_counter
 
 from emulator.status import Misuse
@@ -38,7 +38,7 @@ class BusyPoll:
         if self._pays:
             deadline = began + self._seconds
             while True:
-                os.sched_yield()
+                sched_yield()
                 if look():
                     return
                 if self._clock() > deadline:

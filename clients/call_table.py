@@ -189,6 +189,10 @@ class CallTable:
         touched, self._touched = self._touched, []
         return touched
 
+    def forget_touched(self) -> None:
+        """For a face where nobody waits but whoever calls."""
+        self._touched.clear()
+
     def take_unclaimed_descriptors(self) -> list[int]:
         """Descriptors that came with nothing that announces them; the face closes them."""
         if not self._descriptors and not self._unclaimed:

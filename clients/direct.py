@@ -26,8 +26,8 @@ from emulator.vmbus.profile import ChannelProfile
 # Packets kept here until they are taken; behind them the ring is the queue.
 INBOX_PACKETS = 256
 TURN_BYTES = 1024 * 1024
-# Payloads published at once, and taken at once: some dozens make the price of a turn small; a ring holds some hundreds.
-PORTION_PACKETS = RUN_PACKETS = 256
+# Payloads published at once, and taken at once: a turn costs some microseconds, a payload some nanoseconds.
+PORTION_PACKETS = RUN_PACKETS = 1024
 # More than any ring holds: its largest data area over the smallest packet with its footer.
 MOST_RING_PACKETS = 8190 * 4096 // 24
 HEARD_BYTES = 4096
@@ -75,6 +75,9 @@ class DirectEnd:
         self._held: deque[tuple[Any, Callable[[], bool]]] = deque()
         self._more = False
         self._endpoint = endpoint_on(memory, side, Rings(*rings), pipe, profile)
+        self._arrived_bytes = self._endpoint.arrived_bytes
+        self._line = self._endpoint.line
+        self._receive = self._endpoint.receive
 
     # ---- doorbells
 
@@ -98,7 +101,7 @@ class DirectEnd:
         if self.closed is not None or self.broken is not None:
             return False
         try:
-            if self._endpoint.has_arrivals() or self._held or self._endpoint.queued_packets:
+            if self._arrived_bytes() or self._held or self._line:
                 return self._take_in(INBOX_PACKETS)
         except RingCorruption as corruption:
             self._break(corruption)
@@ -129,18 +132,20 @@ class DirectEnd:
         """One turn; whether anything came. ``runs``: as payloads alone, where somebody collects those."""
         if runs and self._inbox.collecting and self._take_run():
             return True
-        progress = self._endpoint.receive(max(0, most - len(self.items)), TURN_BYTES)
-        for completed in progress.completed:
-            self._completed(completed)
-        if progress.packets:
-            self.items.extend([DirectPacket(self, packet) for packet in progress.packets])
+        room = most - len(self.items)
+        packets, completed, _, _, doorbell, self._more, _ = self._receive(room if room > 0 else 0, TURN_BYTES)
+        for ended in completed:
+            self._completed(ended)
+        if packets:
+            for packet in packets:
+                self.items.append(DirectPacket(self, packet))
             self._touch(self._inbox)
-        self._took_in(progress.doorbell)
-        self._more = progress.more
-        return bool(progress.packets or progress.completed)
+        if doorbell or self._held:
+            self._took_in(doorbell)
+        return bool(packets or completed)
 
     def _take_run(self) -> bool:
-        if self.items or self._endpoint.queued_packets:
+        if self.items or self._line:
             return False
         run = self._endpoint.receive_payloads(RUN_PACKETS, TURN_BYTES)
         if not run.payloads:
@@ -244,12 +249,13 @@ class DirectEnd:
         return True
 
     def _completed(self, completed: Completed) -> None:
-        call: Any = completed.context
-        if not completed.status.is_success:
+        call: Any
+        call, status, payload, _ = completed
+        if status and not status.is_success:
             reason = self.closed[1] if self.closed is not None else "the packet was cancelled"
-            self._end(call, RequestFailed(completed.status, reason))
+            self._end(call, RequestFailed(status, reason))
         elif not call.done:
-            call.result = int(completed.status), completed.payload
+            call.result = int(status), payload
             call.done = True
             self._touch(call)
 

@@ -276,7 +276,8 @@ def completion(call: Sending) -> Completion:
     """What a send that is done came to."""
     status, payload = call.outcome()
     done = Completion(payload)
-    done.status = NtStatus(status)
+    if status:
+        done.status = NtStatus(status)
     return done
 
 

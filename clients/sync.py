@@ -9,7 +9,7 @@ import json
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -55,6 +55,7 @@ class Connection:
         self._attached: dict[str, Attached] = {}
         self._listening: dict[int, DirectEnd] = {}
         self._busy_poll = BusyPoll(busy_poll_seconds)
+        self._look: Callable[[], bool] = self._look_at_all
         self._poller = select.poll()
         self._poller.register(sock, select.POLLIN)
 
@@ -160,9 +161,15 @@ class Connection:
             if isinstance(end, DirectEnd):
                 self._listening[end.bell.fileno()] = end
                 self._poller.register(end.bell, select.POLLIN)
+                self._choose_look()
                 end.look()
 
-    def _look(self) -> bool:
+    def _choose_look(self) -> None:
+        """With one direct channel, which is the common case, looking is one call."""
+        ends = list(self._listening.values())
+        self._look = ends[0].look if len(ends) == 1 else self._look_at_all
+
+    def _look_at_all(self) -> bool:
         """Whether anything came through the rings of direct channels."""
         came = False
         for end in self._listening.values():
@@ -187,11 +194,17 @@ class Connection:
                 if not listening:
                     self._poller.unregister(descriptor)
                     del self._listening[descriptor]
+                    self._choose_look()
                     end.bell.close()
 
     def flush(self) -> None:
         """Send what there is to send."""
         outgoing = self.protocol.outgoing
+        if outgoing:
+            self._send(outgoing)
+        self.protocol.forget_touched()  # nobody waits here but whoever calls
+
+    def _send(self, outgoing: bytearray) -> None:
         while outgoing:
             try:
                 sent = self._sock.send(outgoing)
@@ -201,7 +214,6 @@ class Connection:
                 outgoing.clear()  # the daemon may have said why before it closed: the next read finds out
             else:
                 del outgoing[:sent]
-        self.protocol.take_touched()  # nobody waits here but whoever calls
 
     def close(self) -> None:
         """Send what is left, and close."""

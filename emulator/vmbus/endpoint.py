@@ -18,7 +18,7 @@ from that call on; ``close`` still hands back every context.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 from emulator.memory import GpaRange, GuestMemory, Mdl
 from emulator.status import Misuse, NtStatus, Refused
@@ -29,7 +29,6 @@ from emulator.vmbus.packets import (
     MAX_LENGTH8,
     PacketKind,
     RingCorruption,
-    packet_cost,
     parse_packet_untrusted,
 )
 from emulator.vmbus.profile import EndpointLimits, KmclProfile, Side
@@ -61,6 +60,7 @@ __all__ = [
 
 _COMPLETION = PacketKind.COMPLETION
 _WAIT, _PAGED = 0x1, 0x4
+_new = tuple.__new__  # a third of the price of calling a named tuple's class
 
 
 class ChannelEndpoint:
@@ -79,12 +79,16 @@ class ChannelEndpoint:
         self.side = side
         self.is_pipe = is_pipe
         self._incoming = incoming
+        # How much has come and was not taken yet; a look that takes nothing. Raises RingCorruption.
+        self.arrived_bytes = incoming.used_bytes
         self._outgoing = outgoing
         self._profile = profile
         self._rules = SendRules(
             side, profile, limits, is_pipe=is_pipe, page_count=memory.page_count, largest_cost=outgoing.largest_cost
         )
         self._own = Outgoing(outgoing, limits, is_pipe=is_pipe, copy_late=profile.copy_queued_buffers_late)
+        # What waits for room in the outgoing ring; to be asked whether it is empty.
+        self.line: Sized = self._own.line
         self._deliveries = Deliveries(memory, profile, limits, is_pipe=is_pipe)
         self._stopped = False
         self._closed = False
@@ -188,7 +192,8 @@ class ChannelEndpoint:
         return self._send(payload, approved, context, None if int(flags) & _PAGED else buffer)
 
     def _send(self, payload: bytes, approved: Approved, context: object, late_buffer: Buffer | None) -> SendOutcome:
-        self._check_usable()
+        if self._closed or self._failure is not None:
+            self._check_usable()
         try:
             return self._own.send(payload, approved, context, late_buffer)
         except RingCorruption as corruption:
@@ -244,13 +249,15 @@ class ChannelEndpoint:
         One data packet comes whatever its size, unless ``max_packets`` is 0. Completions always come. Raises
         RingCorruption, but not before everything good in front of the damage was handed over.
         """
-        self._check_usable()
+        if self._closed or self._failure is not None:
+            self._check_usable()
         self._deliveries.now = now
         packets: list[ReceivedPacket] = []
         completed: list[Completed] = []
         doorbell = more = False
+        drained_bytes = 0
         try:
-            if self._own.queued:
+            if self.line:
                 doorbell = self._own.flush(completed)
             if not self._stopped:
                 signal, more = self._poll(max_packets, max_bytes, packets, completed)
@@ -260,8 +267,10 @@ class ChannelEndpoint:
             if not (packets or completed or doorbell):
                 raise
             more = True  # so that the next call tells
-        drained_bytes = sum([len(packet.image) for packet in packets]) + FOOTER_BYTES * len(packets)
-        return Progress(packets, completed, len(packets), drained_bytes, doorbell, more, self._deliveries.quota_blocked)
+        if packets:
+            drained_bytes = sum([len(packet.image) for packet in packets]) + FOOTER_BYTES * len(packets)
+        blocked = self._deliveries.quota_blocked
+        return _new(Progress, (packets, completed, len(packets), drained_bytes, doorbell, more, blocked))
 
     def _poll(
         self, max_packets: int, max_bytes: int, packets: list[ReceivedPacket], completed: list[Completed]
@@ -272,16 +281,15 @@ class ChannelEndpoint:
         if not room and self._profile.quota_stops_completions:
             deliveries.quota_blocked = self._incoming.used_bytes() > 0
             return False, deliveries.quota_blocked
-        received = self._incoming.receive_batch(min(max_packets, room), max_bytes)
-        for image in received.images:
+        images, _, signal, empty = self._incoming.receive_batch(min(max_packets, room), max_bytes)
+        for image in images:
             packet = parse_packet_untrusted(image)
             if packet.kind is _COMPLETION:
                 self._own.take_completion(packet, completed)
             else:
                 packets.append(deliveries.admit(packet, image))
-        more = not received.empty
-        deliveries.quota_blocked = more and not deliveries.room()
-        return received.signal, more
+        deliveries.quota_blocked = not empty and not deliveries.room()
+        return signal, not empty
 
     def receive_payloads(self, max_packets: int, max_bytes: int) -> PayloadRun:
         """Take what comes next as long as it is payloads that want no answer: ``receive`` for many at once, in short.
@@ -299,15 +307,6 @@ class ChannelEndpoint:
             raise
         deliveries.last_handle += len(received.images)
         return PayloadRun(received.images, received.ring_bytes, received.signal)
-
-    def has_arrivals(self) -> bool:
-        """Whether the incoming ring holds anything: a look that takes nothing. Raises RingCorruption."""
-        self._check_usable()
-        try:
-            return self._incoming.used_bytes() > 0
-        except RingCorruption as corruption:
-            self._failure = str(corruption)
-            raise
 
     def go_idle(self) -> bool:
         """Before sleeping: True: asleep is fine, a doorbell will come. False: call ``receive`` again first.
@@ -331,7 +330,16 @@ class ChannelEndpoint:
         Raises Misuse for a handle that is not outstanding, Refused with nothing done when the payload is too long.
         """
         self._check_usable()
-        return self.complete_many(((handle, payload),))
+        entry = self._deliveries.find(handle)
+        written = doorbell = False
+        if entry.completion_requested:
+            data = self._checked_completion(payload)
+            try:
+                written, doorbell = self._own.complete_one(entry.transaction_id, data)
+            except RingCorruption as corruption:
+                self._failure = str(corruption)
+                raise
+        return _new(CompleteOutcome, (written, doorbell, self._deliveries.remove(handle)))
 
     def complete_many(self, completions: Sequence[tuple[int, Buffer]]) -> CompleteOutcome:
         """End received packets, (handle, payload) for each, as ``complete`` does one: published at once, one doorbell.
@@ -360,7 +368,7 @@ class ChannelEndpoint:
 
     def _checked_completion(self, payload: Buffer) -> bytes:
         data = bytes(payload)
-        cost = packet_cost(len(data))
+        cost = ((len(data) + 7) & ~7) + 24
         if cost > self._outgoing.largest_cost or cost > MAX_LENGTH8 * 8:
             text = f"a completion of {len(data)} bytes never fits a ring that holds {self._outgoing.largest_cost}"
             raise Refused(NtStatus.INVALID_PARAMETER, text, rule="K8")

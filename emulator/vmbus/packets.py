@@ -116,8 +116,11 @@ def encode_in_band(payload: bytes, transaction_id: int = 0, completion_requested
 
 def encode_completion(payload: bytes, transaction_id: int) -> bytes:
     """The answer to a packet that asked for one; ``transaction_id`` is the asker's. Raises Misuse when too long."""
-    length8 = _length8(16, payload)
-    return _pack_descriptor(11, 2, length8, 0, transaction_id) + payload + _PADDING[len(payload) & 7]
+    count = len(payload)
+    length8 = 2 + ((count + 7) >> 3)
+    if length8 > MAX_LENGTH8:
+        _length8(16, payload)
+    return _pack_descriptor(11, 2, length8, 0, transaction_id) + payload + _PADDING[count & 7]
 
 
 def encode_gpa_direct(ranges: Sequence[GpaRange], payload: bytes, transaction_id: int) -> bytes:

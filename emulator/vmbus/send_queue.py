@@ -17,6 +17,7 @@ from emulator.vmbus.profile import EndpointLimits
 from emulator.vmbus.ring import RingSender, Sent
 
 _BATCH_PACKETS = 64
+_NOT_NOW = Sent(0, False)
 Buffer = bytes | bytearray | memoryview
 
 
@@ -49,37 +50,34 @@ class SendQueue:
         self._sender = sender
         self._max_packets = limits.max_queued_packets
         self._max_bytes = limits.max_queued_bytes
-        self._waiting: OrderedDict[int, QueuedPacket] = (
-            OrderedDict()
-        )  # by transaction id; completions by negative number
+        # By transaction id; completions by negative number.
+        self.waiting: OrderedDict[int, QueuedPacket] = OrderedDict()
         self._bytes = 0
         self._completions = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     @property
     def data_packets(self) -> int:
         """How many of those that wait are data, not completions."""
-        return sum(1 for key in self._waiting if key > 0)
+        return sum(1 for key in self.waiting if key > 0)
+
+    def put_now(self, image: bytes) -> Sent:
+        """Write it if there is room and nothing waits in front of it."""
+        return _NOT_NOW if self.waiting else self._sender.send_batch((image,))
 
     def put(self, packet: QueuedPacket) -> tuple[bool, bool]:
-        """Write it, or let it wait; (written, ring the peer's doorbell).
+        """Let it wait, or write it if there is room after all; (written, ring the peer's doorbell).
 
         Raises Refused for data when the line is at its bound. Completions are bounded by the packets they answer.
         """
         cost = len(packet.image) + FOOTER_BYTES
-        if self._waiting:
-            self._check_bound(1, cost, packet.transaction_id != 0)
-        else:
+        self._check_bound(1, cost, packet.transaction_id != 0)
+        if not self.waiting and self._sender.block(cost):  # the peer made room after we had looked
             sent = self._sender.send_batch((packet.image,))
-            if sent.written:
-                return True, sent.signal
-            self._check_bound(1, cost, packet.transaction_id != 0)
-            if self._sender.block(cost):  # the peer made room after we had looked
-                sent = self._sender.send_batch((packet.image,))
-                self._sender.unblock()
-                return True, sent.signal
+            self._sender.unblock()
+            return True, sent.signal
         self._append(packet)
         return False, False
 
@@ -89,7 +87,7 @@ class SendQueue:
         Raises Refused, with none written, when the line has no room for what the ring has none for. Completions are
         not ``bounded``.
         """
-        room = 0 if self._waiting else self._sender.free_bytes()
+        room = 0 if self.waiting else self._sender.free_bytes()
         left = 0
         byte_count = 0
         for image in images:
@@ -100,7 +98,7 @@ class SendQueue:
                 byte_count += cost
         if left:
             self._check_bound(left, byte_count, bounded)
-        return Sent(0, False) if self._waiting else self._sender.send_batch(images)
+        return Sent(0, False) if self.waiting else self._sender.send_batch(images)
 
     def write_payloads(
         self, payloads: Sequence[bytes], first: int, most: int, transaction_id: int, longest: int
@@ -110,7 +108,7 @@ class SendQueue:
         Nothing of a payload longer than ``longest``, or behind it. When the ring had no room for the next one, it is
         asked for a doorbell.
         """
-        if self._waiting:
+        if self.waiting:
             return Sent(0, False)  # whoever empties the line looks for what waits behind it
         sender = self._sender
         written, signal = sender.send_in_band(payloads, first, most, transaction_id, longest)
@@ -132,7 +130,7 @@ class SendQueue:
 
         Whether to ring the peer's doorbell. By now the packets are ours, so corruption is left to the next call.
         """
-        was_empty = not self._waiting
+        was_empty = not self.waiting
         for packet in packets:
             self._append(packet)
         if not was_empty:
@@ -147,18 +145,18 @@ class SendQueue:
         if not key:
             self._completions += 1
             key = -self._completions
-        self._waiting[key] = packet
+        self.waiting[key] = packet
         self._bytes += len(packet.image) + FOOTER_BYTES
 
     def _check_bound(self, packets: int, byte_count: int, bounded: bool) -> None:
-        count = len(self._waiting)
+        count = len(self.waiting)
         if bounded and (count + packets > self._max_packets or self._bytes + byte_count > self._max_bytes):
             text = f"{count} packets of {self._bytes} bytes already wait for room in the ring"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, f"{text}; send on when some have gone")
 
     def flush(self, written: list[QueuedPacket]) -> bool:
         """Write what fits, adding it to ``written``; whether to ring the peer's doorbell."""
-        waiting = self._waiting
+        waiting = self.waiting
         sender = self._sender
         signal = False
         while waiting:
@@ -176,16 +174,16 @@ class SendQueue:
 
     def remove(self, transaction_id: int) -> QueuedPacket | None:
         """Take a data packet back that has not been written; None when it is not waiting here."""
-        packet = self._waiting.pop(transaction_id, None) if transaction_id > 0 else None
+        packet = self.waiting.pop(transaction_id, None) if transaction_id > 0 else None
         if packet is not None:
             self._bytes -= len(packet.image) + FOOTER_BYTES
-            if not self._waiting:
+            if not self.waiting:
                 self._sender.unblock()
         return packet
 
     def take_all(self) -> list[QueuedPacket]:
         """Empty the line without writing: the channel has closed."""
-        packets = list(self._waiting.values())
-        self._waiting.clear()
+        packets = list(self.waiting.values())
+        self.waiting.clear()
         self._bytes = 0
         return packets
