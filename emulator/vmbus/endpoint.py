@@ -18,11 +18,12 @@ from that call on; ``close`` still hands back every context.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 
 from emulator.memory import GpaRange, GuestMemory, Mdl
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.vmbus.deliveries import Deliveries
+from emulator.vmbus.endpoint_view import EndpointView
 from emulator.vmbus.outgoing import Outgoing
 from emulator.vmbus.packets import (
     FOOTER_BYTES,
@@ -63,7 +64,7 @@ _WAIT, _PAGED = 0x1, 0x4
 _new = tuple.__new__  # a third of the price of calling a named tuple's class
 
 
-class ChannelEndpoint:
+class ChannelEndpoint(EndpointView):
     """One end of an open channel; see the top of this file. Buffers are copied before a call returns (K4)."""
 
     def __init__(
@@ -78,72 +79,14 @@ class ChannelEndpoint:
     ) -> None:
         self.side = side
         self.is_pipe = is_pipe
-        self._incoming = incoming
-        # How much has come and was not taken yet; a look that takes nothing. Raises RingCorruption.
-        self.arrived_bytes = incoming.used_bytes
         self._outgoing = outgoing
         self._profile = profile
         self._rules = SendRules(
             side, profile, limits, is_pipe=is_pipe, page_count=memory.page_count, largest_cost=outgoing.largest_cost
         )
-        self._own = Outgoing(outgoing, limits, is_pipe=is_pipe, copy_late=profile.copy_queued_buffers_late)
-        # What waits for room in the outgoing ring; to be asked whether it is empty.
-        self.line: Sized = self._own.line
-        self._deliveries = Deliveries(memory, profile, limits, is_pipe=is_pipe)
-        self._stopped = False
-        self._closed = False
+        own = Outgoing(outgoing, limits, is_pipe=is_pipe, copy_late=profile.copy_queued_buffers_late)
+        super().__init__(incoming, own, Deliveries(memory, profile, limits, is_pipe=is_pipe))
         self._failure: str | None = None
-
-    @property
-    def queued_packets(self) -> int:
-        """Packets in line for the outgoing ring, completions included."""
-        return self._own.queued
-
-    @property
-    def queued_data_packets(self) -> int:
-        """Data packets in line for the outgoing ring: what was sent and is not in it yet."""
-        return self._own.queued_data
-
-    @property
-    def outstanding(self) -> int:
-        """Packets of ours that are in the ring or beyond it, and not completed."""
-        return len(self._own)
-
-    @property
-    def delivered(self) -> int:
-        """Packets of the peer's that were delivered and not completed (Q1)."""
-        return len(self._deliveries)
-
-    @property
-    def quota_blocked(self) -> bool:
-        """Whether packets stay in the ring because as many as the quota allows are not completed (Q1)."""
-        return self._deliveries.quota_blocked
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether a packet was failed, so that nothing is delivered any more (R4)."""
-        return self._stopped
-
-    @property
-    def oldest_outstanding(self) -> tuple[int, object] | None:
-        """The packet of ours that has waited longest for its completion: its transaction id and its context."""
-        return self._own.oldest()
-
-    @property
-    def oldest_delivered(self) -> tuple[int, float] | None:
-        """The packet of the peer's that was held longest: its transaction id, and when ``receive`` brought it."""
-        held = self._deliveries.oldest()
-        return None if held is None else (held.transaction_id, held.since)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._closed
-
-    @property
-    def must_poll_when_blocked(self) -> bool:
-        """Whether the peer never rings when there is room (3.1); with packets in line, ``receive`` on a timer."""
-        return not self._incoming.peer_honours_pending_size
 
     def holds(self, handle: int) -> bool:
         """Whether a packet with this handle waits to be completed; ask before passing on a stranger's handle."""
