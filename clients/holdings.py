@@ -11,7 +11,10 @@ from clients.inbox import AddressState, ChannelState, ConnectionState, EndState,
 from emulator.choice import chosen
 from emulator.status import EmulatorError, NtStatus, PeerViolation
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
-from emulator.wire.schema import ADDRESS_WINDOW, CHANNEL_CLOSE, CHANNEL_WINDOW
+from emulator.wire.schema import ADDRESS_WINDOW, CHANNEL_CLOSE, CHANNEL_DAMAGED, CHANNEL_WINDOW
+
+# A sentence on the wire has 1,024 bytes.
+MOST_OF_A_REASON = 1000
 
 
 class Holdings(CallTable):
@@ -114,6 +117,7 @@ class Holdings(CallTable):
     def broke(self, state: EndState, reason: str) -> None:
         """The rings of a direct channel are damaged: it is closed."""
         if state.closed is None:
+            self.notify(CHANNEL_DAMAGED, state.number, reason[:MOST_OF_A_REASON])
             self.call(CHANNEL_CLOSE, state.number)
             self.drop_channel(state, NtStatus.DEVICE_REMOVED, reason)
 

@@ -17,7 +17,7 @@ from emulator.daemon.channel_side import ChannelSide, DirectEnd
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
 from emulator.daemon.guest_pages import PROCESSORS, GuestPages
-from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.status import NtStatus, Refused
 from emulator.vmbus.bus_link import Effect
 from emulator.vmbus.endpoint import Side
 from emulator.vmbus.faults import BusError, BusFault, Violation
@@ -220,9 +220,9 @@ class BusGuestChannel(Channel):
         if not self.is_held:
             self.machine.bus.let_go(self)
 
-    def _log_damage(self, side: ChannelSide, violation: PeerViolation) -> None:
-        # The host's end stops. On the bus the channel is open until the guest closes it.
-        self.note(BusFault.RING_DAMAGED, str(violation), "channel.failed")
+    def _log_damage(self, found_by: Side, problem: str) -> None:
+        # A hosted end stops. On the bus the channel is open until the guest closes it.
+        self.note(BusFault.RING_DAMAGED, problem, "channel.failed")
 
     def note(self, fault: BusFault, problem: str, event: str) -> None:
         """Remember a mistake of the guest's about its rings."""

@@ -239,6 +239,13 @@ class ChannelRequests:
         if side is not None:
             side.granted(packets, byte_count)
 
+    def channel_damaged(self, channel: int, reason: str) -> None:
+        side = self._find(channel)
+        if isinstance(side, ChannelSide):
+            raise PeerViolation(f"channel {channel} is hosted: the daemon itself sees whether its rings are damaged")
+        if side is not None:
+            side.channel.found_damaged(side, reason)
+
     # ---- packets
 
     def packet_send(self, msgid: int, channel: int, flags: int, buffer: bytes, mdl: bytes) -> tuple[Any, ...] | None:

@@ -108,6 +108,7 @@ class Channel:
         self.host: ChannelSide | DirectEnd | None = None
         self.is_open = False
         self.why_closed = ""
+        self._is_damaged = False
         self._bells: tuple[socket.socket, ...] = ()  # made, and not yet connected
         self._holders: set[DirectEnd] = set()  # told that it is over, and not done with the rings yet
         self._pages_due = False
@@ -285,18 +286,27 @@ class Channel:
 
     def fail(self, side: ChannelSide, violation: PeerViolation) -> None:
         """A ring was damaged, as ``side`` found: the channel ends, and both clients are told why."""
-        self.machine.counters.channels_failed += 1
-        self._log_damage(side, violation)
+        self._damaged(side.role, str(violation))
         reason = f"the ring is damaged, as the {side.role.value}'s end found: {violation}"
         self.close(NtStatus.DEVICE_REMOVED, reason)
 
-    def _log_damage(self, side: ChannelSide, violation: PeerViolation) -> None:
+    def found_damaged(self, side: DirectEnd, reason: str) -> None:
+        """A direct end says that a ring was damaged; its client closes the channel next. Once for each opening."""
+        if not self._is_damaged:
+            self._damaged(side.role, reason)
+
+    def _damaged(self, found_by: Side, problem: str) -> None:
+        self._is_damaged = True
+        self.machine.counters.channels_failed += 1
+        self._log_damage(found_by, problem)
+
+    def _log_damage(self, found_by: Side, problem: str) -> None:
         logger().warning(
             "channel.failed",
             machine=self.machine.name,
             channel=self.number,
-            found_by=side.role.value,
-            error=str(violation),
+            found_by=found_by.value,
+            error=problem,
         )
 
     def describe(self) -> dict[str, Any]:

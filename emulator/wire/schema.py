@@ -344,6 +344,10 @@ BUS_EVENT_FLAGS_PAGE = row(58, "bus.event_flags_page", IN, (
     Field("address", Maybe(U64), "guest physical address of a page of 256 bytes of flags for each SINT; nil for none"),
 ), (), "The register SIEFP of a processor: from now on the host's event flags stand there, and an event or a doorbell "
     "comes when one was clear. For machines with `event_flags_page` in their configuration.")
+CHANNEL_DAMAGED = row(59, "channel.damaged", IN, (
+    _CHANNEL, Field("reason", SENTENCE, "what the direct end found"),
+), None, "The rings of this channel are damaged, as its direct end found: for the daemon's log and listings, which "
+    "would not know otherwise. The client sends `channel.close` next.")
 # fmt: on
 
 METHODS: tuple[Method, ...] = tuple(

@@ -147,3 +147,25 @@ async def test_hosted_and_direct_guests_take_turns_on_one_offer(tmp_path: Path) 
             number = await guest.open(OTHER) if turn % 2 else (await guest.answer(await open_direct(guest, OTHER)))[0]
             assert number == turn + 1
             await guest.call("channel.close", number)
+
+
+async def test_a_direct_end_tells_of_damage_once_and_a_hosted_one_has_nothing_to_tell(tmp_path: Path) -> None:
+    async with served(tmp_path) as (server, path), raw_client(path) as guest, raw_client(path) as host:
+        await host.attach()
+        await guest.attach()
+        await host.offer(ECHO)
+        channel = (await guest.answer(await open_direct(guest)))[0]
+        for _ in range(3):
+            await guest.notify("channel.damaged", channel, "so it is")
+        await guest.call("ping")
+        assert server.machines["vm1"].counters.channels_failed == 1
+        assert await guest.call("channel.close", channel) == []
+        await guest.notify("channel.damaged", channel, "late, and no mistake")
+        await guest.call("ping")
+        await host.notice("channel.opened")
+        assert await guest.answer(await open_direct(guest))
+        other = (await host.notice("channel.opened"))[1]
+        await host.notify("channel.damaged", other, "so it is not")
+        status, reason = await host.goodbye()
+        assert status is NtStatus.INVALID_PARAMETER
+        assert "is hosted: the daemon itself sees whether its rings are damaged" in reason

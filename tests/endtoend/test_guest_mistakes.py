@@ -18,7 +18,7 @@ from emulator.vmbus import message_types as m
 from emulator.vmbus.faults import BusFault
 from emulator.vmbus.gpadl import build_gpadl_messages
 from emulator.vmbus.guest import GuestBus
-from emulator.vmbus.guest_effects import ChannelClosed
+from emulator.vmbus.guest_effects import ChannelClosed, OfferRescinded
 from emulator.vmbus.message_types import Version
 from emulator.vmbus.messages import pack_message
 from emulator.vmbus.synic import HvStatus
@@ -80,14 +80,14 @@ class Scene(NamedTuple):
 
 
 @asynccontextmanager
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, mode: str = "hosted") -> AsyncIterator[Scene]:
     async with (
         start_daemon(tmp_path) as daemon,
         clients.connect(daemon.socket_path, name="driver") as guest,
         clients.connect(daemon.socket_path, name="host") as host,
     ):
         with trio.fail_after(60):
-            offered = await (await host.machine("vm1")).offer_channel(ECHO)
+            offered = await (await host.machine("vm1")).offer_channel(ECHO, mode=mode)
             machine = await guest.machine("vm1")
             with Driver(await machine.attach_bus(), machine) as driver:
                 yield Scene(daemon, driver, host, offered)
@@ -141,6 +141,23 @@ async def test_rule_3_6_a_bad_descriptor_is_told_in_vmbusctl_channels_and_in_the
         assert (entry["bus_state"], entry["unread_bytes_to_host"]) == ("open", 24)
         assert "the ring is damaged, as the host's end found: a packet of 2040 bytes" in entry["stopped"]
         assert told(entry["violations"][0]["last"])
+        assert told(await each.ctl("channels"))
+        (line,) = each.logged("channel.failed")
+        assert told(line["message"])
+
+
+async def test_rule_3_6_a_direct_host_tells_of_a_bad_descriptor_too(tmp_path: Path) -> None:
+    async with scene(tmp_path, "direct") as each:
+        (offer,) = await each.driver.contact()
+        port = await each.driver.open(offer, with_descriptor=True)
+        await each.offered.opened()
+        port.to_host.write(0, bytes.fromhex("0600 0200 ff00 0100 0000000000000000"))
+        port.to_host.control[0] = 24
+        await port.ring()
+        await port.until_let_go()
+        await each.driver.until(OfferRescinded)
+        told = sentence(BusFault.RING_DAMAGED, "channel 1: ", "as this end found: a packet of 2040 bytes")
+        assert told((await each.listed())["violations"][0]["last"])
         assert told(await each.ctl("channels"))
         (line,) = each.logged("channel.failed")
         assert told(line["message"])

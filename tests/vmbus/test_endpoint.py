@@ -36,6 +36,24 @@ def test_request_and_completion() -> None:
     assert (pair.guest.outstanding, pair.host.delivered) == (0, 0)
 
 
+def test_the_oldest_packets_that_are_not_completed_are_known_at_both_ends() -> None:
+    pair = ChannelPair()
+    for context in ("first", "second"):
+        pair.guest.send(b"question", None, WAIT, context)
+    assert pair.guest.oldest_outstanding == (1, "first")
+    packets = pair.host.receive(1, 1 << 20, 10.5).packets
+    packets += pair.host.receive(1, 1 << 20, 20.5).packets
+    assert pair.host.oldest_delivered == (1, 10.5)
+    pair.host.complete(packets[0].handle)
+    take(pair.guest)
+    assert pair.guest.oldest_outstanding == (2, "second")
+    assert pair.host.oldest_delivered == (2, 20.5)
+    pair.host.complete(packets[1].handle)
+    take(pair.guest)
+    left: list[object] = [pair.guest.oldest_outstanding, pair.host.oldest_delivered]
+    assert left == [None, None]
+
+
 def test_k2_without_wait_a_send_ends_when_written() -> None:
     pair = ChannelPair()
     assert pair.guest.send(b"", None, 0, "context").written
