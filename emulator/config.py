@@ -29,6 +29,37 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# Users by name or number, groups as "@name", keys of remote clients as "key:name", or "*" for every user of this host.
+Who = tuple[str | int, ...]
+
+
+class AccessConfig(_Section):
+    """Who may act on a machine; root and the daemon's own user always may. The socket's mode stands before all this."""
+
+    # Open its channels, or be its bus guest.
+    guest: Who = ("*",)
+    # Offer channels on it.
+    host: Who = ("*",)
+    # Send and receive datagrams, connect, and ask its network devices.
+    datagram: Who = ("*",)
+
+
+class ListenConfig(_Section):
+    """The Unix socket clients attach to, where no service manager opens it."""
+
+    # Who can connect at all, in octal: the daemon's own user. 0660 lets a group in, 0666 everybody.
+    socket_mode: str = Field(default="0600", pattern=r"^0[0-7]{3}$")
+    # A group to give it to, by name or number; the daemon has to be in it, or be root.
+    socket_group: str | int | None = None
+
+
+class DaemonAccessConfig(_Section):
+    """Who may look after the daemon itself."""
+
+    # Create and remove machines, change segments and the log's level, see everything.
+    admin: Who = ()
+
+
 class MachineConfig(_Section):
     """One simulated machine."""
 
@@ -50,6 +81,8 @@ class MachineConfig(_Section):
     # Give channels monitor ids where the guest has monitor pages; otherwise each offer says 0xFF. Nobody looks into the
     # pages: such a guest has to ring, too.
     monitor_ids: bool = False
+    # Who may be what on it.
+    access: AccessConfig = AccessConfig()
 
     @field_validator("interrupt_page", "event_flags_page")
     @classmethod
@@ -217,6 +250,8 @@ class Config(_Section):
     udp: UdpConfig = UdpConfig()
     channels: ChannelConfig = ChannelConfig()
     metrics: MetricsConfig = MetricsConfig()
+    access: DaemonAccessConfig = DaemonAccessConfig()
+    listen: ListenConfig = ListenConfig()
     profiles: dict[Name, ProfileConfig] = Field(default_factory=dict)
 
     def channel_profile(self, machine: MachineConfig) -> ChannelProfile:

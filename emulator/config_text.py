@@ -57,10 +57,14 @@ def _section(path: tuple[str, ...], section: BaseModel, *, commented_out: bool =
     summary = (inspect.getdoc(model) or "").splitlines()[0]
     lines = [f"# {summary}", f"[{'.'.join(path)}]"]
     tables: list[tuple[str, dict[str, Any]]] = []
+    inner: list[str] = []
     for name in model.model_fields:
         value = getattr(section, name)
         if isinstance(value, dict):
             tables.append((name, value))
+            continue
+        if isinstance(value, BaseModel):
+            inner.append(_section((*path, name), value))
             continue
         if name in comments:
             lines += [f"# {line}" for line in _wrapped(comments[name])]
@@ -72,7 +76,7 @@ def _section(path: tuple[str, ...], section: BaseModel, *, commented_out: bool =
         lines += [f"[{'.'.join((*path, name))}]", *entries]
     if commented_out:
         lines = [line if line.startswith("#") else f"#{line}" for line in lines]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *inner]).rstrip("\n") + "\n"
 
 
 def _example(name: str) -> str:

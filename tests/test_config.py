@@ -76,7 +76,7 @@ def test_all_mistakes_come_at_once_each_with_its_place_and_what_would_be_right(t
         ('[machines."a b"]', "1:2: machines.a b: 'a b' is no name; letters, digits, '.', '_' and '-' make one"),
         ('["machines"."b.c"]\nmemory_bytes = "x"', "2:1: machines.b.c.memory_bytes: must be a"),
         ("limits = 3", "1:1: limits: must be a"),
-        ("nonsense = 1", "1:1: nonsense: unknown key 'nonsense' at the top; known keys are: channels, limits,"),
+        ("nonsense = 1", "1:1: nonsense: unknown key 'nonsense' at the top; known keys are: access, channels, limits,"),
         ("x = ", "1:5: is not TOML: invalid value"),
         ("a = 1\na = 2", "2:6: is not TOML: cannot overwrite a value"),
         ("a = [\n", "2:1: is not TOML"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import grp
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -28,8 +29,15 @@ class UnixListener:
     A lock file beside the socket, held while the daemon lives, tells the two apart without a race.
     """
 
-    def __init__(self, path: Path, inherited: socket.socket | None = None) -> None:
-        """``inherited`` listens already, opened by the service manager, and stays the manager's: so does its path."""
+    def __init__(
+        self, path: Path, inherited: socket.socket | None = None, *, mode: int = 0o600, group: str | int | None = None
+    ) -> None:
+        """``inherited`` listens already, opened by the service manager, and stays the manager's: so does its path.
+
+        Otherwise the socket gets ``mode`` and, unless None, ``group`` before anybody can connect.
+        """
+        self._mode = mode
+        self._group = group
         self.path = path
         self._identity: tuple[int, int] | None = None
         self._lock: int | None = None
@@ -86,8 +94,20 @@ class UnixListener:
         except OSError as error:
             reason = "the path is too long for a Unix socket" if error.errno is None else error.strerror
             raise PathUnusable(f"cannot listen on {self.path}: {reason}; choose another path with --socket") from None
-        os.chmod(self.path, 0o600)
+        self._set_owner()
         self._sock.listen(BACKLOG)
+
+    def _set_owner(self) -> None:
+        try:
+            if self._group is not None:
+                text = str(self._group)
+                os.chown(self.path, -1, int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid)
+            os.chmod(self.path, self._mode)
+        except (KeyError, OSError) as error:
+            reason = "this host has no such group" if isinstance(error, KeyError) else error.strerror
+            self.path.unlink(missing_ok=True)
+            text = f"cannot give {self.path} to group {self._group}: {reason}; set listen.socket_group"
+            raise PathUnusable(text) from None
 
     async def run(self, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
         """Accept clients, each served in a task of its own, until closed."""

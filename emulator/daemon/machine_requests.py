@@ -77,7 +77,8 @@ class MachineRequests:
 
     def daemon_inspect(self, msgid: int, what: str, machine: str | None, after: int) -> tuple[Any, ...]:
         server = self._session.server
-        machines = [server.find_machine(machine)] if machine is not None else list(server.machines.values())
+        who = self._session.identity
+        machines = [server.find_machine(machine, who)] if machine is not None else server.machines_for(who)
         if what == "daemon":
             entries = [server.describe()]
         elif what == "machines":
@@ -101,7 +102,7 @@ class MachineRequests:
 
     def machine_attach(self, msgid: int, name: str, map_memory: bool) -> tuple[Any, ...] | None:
         session = self._session
-        machine = session.server.find_machine(name)
+        machine = session.server.find_machine(name, session.identity)
         if machine in self._machines:
             number = self._machines.index(machine) + 1
         else:

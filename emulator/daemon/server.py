@@ -21,6 +21,7 @@ from emulator.daemon.listeners import UnixListener
 from emulator.daemon.log import logger
 from emulator.daemon.machines import Machine
 from emulator.daemon.pages import open_pages
+from emulator.daemon.roles import Access, Identity
 from emulator.daemon.segments import Segments
 from emulator.daemon.service_manager import ATTACH_SOCKET, METRICS_SOCKET, ServiceManager
 from emulator.daemon.session import Session
@@ -33,6 +34,8 @@ PROMPT_ROUNDS = 4
 STOP_SECONDS = 5
 # How often the service manager is told the counts, where it has set no watchdog time.
 STATUS_SECONDS = 10.0
+# Names in a message; a thousand machines would not fit a sentence.
+SHOWN_NAMES = 20
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOPPING = NtStatus.DEVICE_REMOVED, "the daemon is stopping"
 
@@ -51,6 +54,7 @@ class Server:
     def __init__(self, config: Config, manager: ServiceManager | None = None) -> None:
         self.config = config
         self.manager = manager or ServiceManager({}, os.getpid())
+        self.access = Access(config)
         self.heartbeat = Heartbeat(self._serve_client)
         self.pages: HttpListener | None = None
         self.forced_by: int | None = None
@@ -68,11 +72,17 @@ class Server:
         self._pumped = trio.Event()
         self._log = logger()
 
-    def find_machine(self, name: str) -> Machine:
-        """The machine of that name."""
+    def machines_for(self, identity: Identity) -> list[Machine]:
+        """The machines somebody may know of."""
+        return [machine for name, machine in self.machines.items() if self.access.shows(identity, name)]
+
+    def find_machine(self, name: str, identity: Identity) -> Machine:
+        """The machine of that name, for somebody. One that they have no role on is as absent as one that is not."""
         machine = self.machines.get(name)
-        if machine is None:
-            known = ", ".join(sorted(self.machines)) or "none; add [machines.NAME] to the configuration"
+        if machine is None or not self.access.shows(identity, name):
+            names = sorted(each.name for each in self.machines_for(identity))
+            known = ", ".join(names[:SHOWN_NAMES]) or "none for you; add [machines.NAME] to the configuration"
+            known += f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
             raise Refused(NtStatus.OBJECT_NAME_NOT_FOUND, f"there is no machine {name!r}; there are: {known}")
         return machine
 
@@ -221,7 +231,9 @@ async def serve(
     Returns None, or the number of the signal that came while it was stopping already. Raises PathUnusable for a live
     rival, GatewayUnusable for a host port that is taken.
     """
-    with UnixListener(socket_path, manager.take_socket(ATTACH_SOCKET)) as listener, ExitStack() as stack:
+    mode, group = int(config.listen.socket_mode, 8), config.listen.socket_group
+    passed = manager.take_socket(ATTACH_SOCKET)
+    with UnixListener(socket_path, passed, mode=mode, group=group) as listener, ExitStack() as stack:
         server = Server(config, manager)
         path = listener.path
         stack.callback(server.segments.close)

@@ -13,7 +13,6 @@ import array
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +30,7 @@ from emulator.daemon.network_requests import NetworkRequests
 from emulator.daemon.operation_requests import OperationRequests
 from emulator.daemon.outlet import Outlet
 from emulator.daemon.receive_requests import ReceiveRequests
+from emulator.daemon.roles import REQUIRED, Role, identity_of_peer
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.codec import (
     BadRequest,
@@ -96,6 +96,7 @@ class Session:
 
     def __init__(self, server: Server, sock: socket.socket, number: int) -> None:
         self.server = server
+        self.identity, self._pid = identity_of_peer(sock)
         self.limits = server.config.limits
         self.number = number
         self.client = ""
@@ -103,7 +104,6 @@ class Session:
         self.pending: dict[int, Pending] = {}
         self.acting_on: Machine | None = None
         self._sock = sock
-        self._pid = struct.unpack("iii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
         self._outlet = Outlet(sock, self.limits.outbox_bytes)
         self._ready: dict[Drainable, None] = {}
@@ -301,12 +301,29 @@ class Session:
             self.put(encode_error(msgid, NtStatus.INSUFFICIENT_RESOURCES, text))
             return
         try:
+            role = REQUIRED.get(method)
+            if role is not None:
+                self._require_role(role, method, args)
             result = self._call(method, (msgid, *args))
         except Refused as refusal:
             self.put(encode_error(msgid, refusal.status, refusal.text))
         else:
             if result is not None:
                 self.put(encode_response(msgid, *result))
+
+    def _require_role(self, role: Role, method: Method, args: tuple[Any, ...]) -> None:
+        """Refuse what this client may not be: of the machine it names, or of the daemon."""
+        access = self.server.access
+        if role is Role.ADMIN:
+            if not access.allows(self.identity, role):
+                text = f"{self.identity} may not use {method.name}; [access] admin in the configuration names who may"
+                raise Refused(NtStatus.ACCESS_DENIED, text)
+            return
+        machine = self.machine_requests.find(args[0])
+        if not access.allows(self.identity, role, machine.name):
+            where = f"[machines.{machine.name}.access] {role.value}"
+            text = f"{self.identity} may not be a {role.value} of {machine}; {where} in the configuration names who may"
+            raise Refused(NtStatus.ACCESS_DENIED, text)
 
     def _call(self, method: Method, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         self.acting_on = None

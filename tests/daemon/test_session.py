@@ -88,7 +88,7 @@ async def test_a_mistake_is_the_same_mistake_byte_by_byte(tmp_path: Path, mistak
         (
             ("daemon.inspect", "secrets", None, 0),
             NtStatus.INVALID_PARAMETER,
-            "there is nothing called 'secrets' to inspect; try daemon, machines or channels",
+            "there is nothing called 'secrets' to inspect; try daemon, machines, channels, details or waiting",
         ),
     ],
 )
@@ -310,7 +310,7 @@ async def test_a_fault_in_what_serves_one_client_ends_that_session_only(
         await bystander.attach()
         await client.hello()
         with monkeypatch.context() as patch:
-            patch.setattr(server, "find_machine", lambda name: 1 // 0)
+            patch.setattr(server, "find_machine", lambda name, identity: 1 // 0)
             await client.start("machine.attach", "vm1", False)
             assert await client.goodbye() == (NtStatus.UNSUCCESSFUL, "the daemon failed; its log says why")
         await bystander.call("ping")
