@@ -6,6 +6,8 @@
 
 from clients.bus import BusGuest, attach_bus
 from clients.connection import Connection, connect
+from clients.driver import ChannelCallbacks, DriverPhase
+from clients.driver_channel import DriverChannel, DriverPacket
 from clients.file_calls import IrpResult
 from clients.files import File
 from clients.handlers import HandlerEvent, HandlerResult, Received, ReturnedRequest
@@ -18,6 +20,7 @@ from clients.tdi_connections import TdiConnection
 from clients.vmbus import Channel, Machine, OfferedChannel, Packet
 from emulator.tdi.constants import EventType as TdiEvent
 from emulator.tdi.constants import QueryType
+from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
 
 __all__ = [
@@ -25,10 +28,14 @@ __all__ = [
     "Buffer",
     "BusGuest",
     "Channel",
+    "ChannelCallbacks",
     "Completion",
     "Connection",
     "ConnectionLost",
     "Datagram",
+    "DriverChannel",
+    "DriverPacket",
+    "DriverPhase",
     "File",
     "HandlerEvent",
     "HandlerResult",
@@ -43,6 +50,7 @@ __all__ = [
     "RequestFailed",
     "ReturnedRequest",
     "SendFlags",
+    "Side",
     "TdiConnection",
     "TdiEvent",
     "attach_bus",

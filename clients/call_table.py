@@ -68,6 +68,11 @@ class CallTable:
         self._start(call)
         return call
 
+    def has_window(self, inbox: Inbox) -> bool:
+        """Whether a request in this window would go out at once."""
+        lane = self._lanes.get(inbox)
+        return inbox.sends.is_open and not (lane is not None and lane.waiting)
+
     def call_in_window(self, inbox: Inbox, cost: int, method: Method, *args: object) -> Call:
         """Send a request that takes ``cost`` bytes of a channel's or address's window, when there is room.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -14,11 +15,13 @@ import trio
 from clients import network_calls, requests
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
+from clients.driver import CallbackDue
+from clients.driver_calls import running_callback, status_of
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
 from clients.receiving import HandlerTasks
 from clients.unix import Attached, client_name, open_socket, receive_into
-from emulator.status import PeerViolation
+from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, PING
 
 if TYPE_CHECKING:
@@ -186,9 +189,31 @@ class Connection:
                 self.nursery.start_soon(self._listen, end)
         if self._handlers.run_new() or self.protocol.outgoing:
             self.flush()
+        self._start_callbacks()
+
+    def _start_callbacks(self) -> None:
+        for due in self.protocol.take_callbacks():
+            if self.nursery is not None:
+                self.nursery.start_soon(self._run_callback, due)
+
+    async def _run_callback(self, due: CallbackDue) -> None:
+        """The task of one state callback. What it raises ends the connection, once it is answered."""
+        running_callback.set(due)
+        status = NtStatus.UNSUCCESSFUL
+        try:
+            returned = due.call()
+            status = status_of(await returned if inspect.isawaitable(returned) else returned)
+        except (Refused, RequestFailed) as error:
+            status = error.status
+        except Exception as error:  # noqa: BLE001 -- the program is told by ending its connection
+            self.fail(error)
+        finally:
+            self.protocol.answer_callback(due, status)
+            self.flush()
+            self._start_callbacks()
 
     def fail(self, error: Exception) -> None:
-        """A handler has failed: the program is told by ending it here."""
+        """A handler or callback has failed: the program is told by ending it here."""
         self.failure = self.failure or error
         if self.nursery is not None:
             self.nursery.cancel_scope.cancel()

@@ -10,6 +10,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -59,6 +60,7 @@ class DirectEnd:
         offer: OfferState | None,
         owner: Owner,
         profile: ChannelProfile,
+        is_driver: bool = False,
     ) -> None:
         self.number = number
         self.offer = offer
@@ -74,7 +76,11 @@ class DirectEnd:
         self._inbox: DirectEnd | OfferState = self if offer is None else offer
         self._held: deque[tuple[Any, Callable[[], bool]]] = deque()
         self._more = False
+        if not is_driver:
+            # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
+            profile = profile._replace(kmcl=replace(profile.kmcl, hold_unasked_packets=False))
         self._endpoint = endpoint_on(memory, side, Rings(*rings), pipe, profile)
+        self._endpoint.set_delivering(not is_driver)
         self._arrived_bytes = self._endpoint.arrived_bytes
         self._line = self._endpoint.line
         self._receive = self._endpoint.receive
@@ -139,6 +145,7 @@ class DirectEnd:
         if packets:
             for packet in packets:
                 self.items.append(DirectPacket(self, packet))
+            self.items[-1].batch = len(packets)
             self._touch(self._inbox)
         if doorbell or self._held:
             self._took_in(doorbell)
@@ -170,17 +177,28 @@ class DirectEnd:
 
     # ---- sending
 
-    def send(self, buffer: bytes, mdl: Mdl | None, flags: int) -> DirectCall:
-        """Windows: VmbPacketSend."""
+    def send(self, buffer: bytes, mdl: Mdl | None, flags: int, *, may_queue: bool = True) -> DirectCall:
+        """Windows: VmbPacketSend. Unless it may queue, it ends with BUFFER_OVERFLOW when there is no room (Y1)."""
         call = DirectCall(self, flags & 1 != 0)
         if not self._held and self.closed is None and self.broken is None:
             try:
-                self._put(call, self._endpoint.send(buffer, mdl, flags, call))
+                self._put(call, self._endpoint.send(buffer, mdl, flags, call, may_queue=may_queue))
             except (Refused, RingCorruption):
                 pass  # the same again below, where it is held or ended
             else:
                 return call
-        self._start(call, lambda: self._put(call, self._endpoint.send(buffer, mdl, flags, call)))
+        if not may_queue and self._held:
+            self._end(call, RequestFailed(NtStatus.BUFFER_OVERFLOW, "others wait for room in the ring already [Y1]"))
+            return call
+        send = self._endpoint.send
+        self._start(call, lambda: self._put(call, send(buffer, mdl, flags, call, may_queue=may_queue)))
+        return call
+
+    def send_pfns(self, buffer: bytes, pfns: tuple[int, ...] | None, flags: int) -> DirectCall:
+        """Windows: VmbPacketSendWithExternalPfns."""
+        call = DirectCall(self, flags & 1 != 0)
+        send = self._endpoint.send_with_external_pfns
+        self._start(call, lambda: self._put(call, send(buffer, pfns, flags, call)))
         return call
 
     def send_external(self, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DirectCall:
@@ -310,6 +328,15 @@ class DirectEnd:
         """Windows: VmbChannelPacketFail."""
         if self.closed is None and self.broken is None and self._endpoint.holds(packet.handle):
             self._endpoint.fail(packet.handle)
+
+    def deliver(self, on: bool) -> None:
+        """Take from the ring, or leave all there: its driver is active, or paused."""
+        self._endpoint.set_delivering(on)
+        self.poll()
+
+    def set_transaction_quota(self, quota: int) -> None:
+        """How many packets may be delivered and not completed (Q1)."""
+        self._endpoint.set_transaction_quota(quota)
 
     def close(self, status: NtStatus, reason: str) -> None:
         """The channel is over: whatever was under way ends once."""

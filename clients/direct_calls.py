@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from clients.calls import RequestFailed
-from emulator.memory import GpaRange
+from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
 from emulator.vmbus.endpoint import ReceivedPacket
 
@@ -90,7 +90,7 @@ class DirectRun:
 class DirectPacket:
     """A packet as it came out of the ring, with what the faces ask of one."""
 
-    __slots__ = ("_packet", "completed", "handle", "payload", "ranges", "state")
+    __slots__ = ("_packet", "batch", "completed", "handle", "is_again", "mdl", "payload", "ranges", "state")
 
     range_error = None
 
@@ -100,6 +100,9 @@ class DirectPacket:
         self.payload = packet.payload
         self.ranges: tuple[GpaRange, ...] = packet.ranges
         self.completed = False
+        self.batch = 0  # on the last of a batch, how many it had (B1)
+        self.is_again = False  # put back, and taken for another time
+        self.mdl: Mdl | None = None
         self._packet = packet
 
     @property

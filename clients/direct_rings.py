@@ -69,7 +69,6 @@ def endpoint_on(memory: GuestMemory, side: Side, rings: Rings, pipe: bool, profi
         outgoing_ring_pages=max(1, outgoing.data_bytes // 4096),
         incoming_ring_pages=max(1, incoming.data_bytes // 4096),
     )
-    kmcl = replace(profile.kmcl, hold_unasked_packets=False)
     fence = ring_fence()
     receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
-    return ChannelEndpoint(side, receiver, sender, memory, kmcl, limits, pipe)
+    return ChannelEndpoint(side, receiver, sender, memory, profile.kmcl, limits, pipe)

@@ -2,8 +2,8 @@
 
 The life cycle itself runs in the daemon, which has the control conversation; it calls back by request, one at a time,
 and goes on with the answer. What this end keeps: packets sent while there is no open channel, which go out when Opened
-has returned; packets that arrived and must not be seen while the channel is paused; how many were taken and not
-completed, since a pause waits for those.
+has returned; packets that arrived and must not be seen while the channel is paused; those that were taken and not
+completed, since a pause waits for them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
+from clients.calls import RequestFailed
+from clients.inbox import EndState, OfferState
 from emulator.status import NtStatus
-from emulator.vmbus.channel_setup import ChannelSetup
+from emulator.vmbus.life_cycle import Callback
+from emulator.vmbus.profile import Side
 
 StateCallback = Callable[[Any], Awaitable[Any] | Any]
+PNP_FAILURE = 6
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,19 @@ class ChannelCallbacks:
     suspend: StateCallback | None = None
     pnp_failure: Callable[[Any, NtStatus], Awaitable[Any] | Any] | None = None
 
+    def of(self, kind: int) -> Callable[..., Any] | None:
+        """The function for a callback's number."""
+        named = {
+            Callback.OPENED: self.opened,
+            Callback.CLOSED: self.closed,
+            Callback.STARTED: self.started,
+            Callback.POST_STARTED: self.post_started,
+            Callback.SUSPEND: self.suspend,
+            PNP_FAILURE: self.pnp_failure,
+        }
+        found: Callable[..., Any] | None = named.get(kind)
+        return found
+
 
 class DriverPhase(Enum):
     """The first of the two axes (4.3), as this client was told last; the second is ``is_paused``."""
@@ -45,14 +63,198 @@ class DriverPhase(Enum):
     OPEN = "open"
 
 
-class DriverState:
-    """One driver channel of this client."""
+class CallbackDue(NamedTuple):
+    """A callback the daemon asked for, to be answered by its ``msgid``."""
 
-    def __init__(self, setup: ChannelSetup, callbacks: ChannelCallbacks) -> None:
-        self.setup = setup
+    state: DriverState
+    kind: int
+    status: int
+    msgid: int
+
+    def call(self) -> Any:
+        """Run it; what it returns may have to be awaited."""
+        function = self.state.callbacks.of(self.kind)
+        if function is None:
+            return None
+        arguments = (NtStatus(self.status),) if self.kind == PNP_FAILURE else ()
+        return function(self.state.channel, *arguments)
+
+
+class DriverSend:
+    """One packet of a driver's, and its end: sent at once, or kept until the channel is open."""
+
+    def __init__(
+        self,
+        attempt: Callable[[EndState], Any],
+        forget: Callable[[DriverSend], None],
+        give_up: Callable[[Any], None],
+    ) -> None:
+        self._attempt = attempt
+        self._forget = forget
+        self._give_up = give_up
+        self._sent: Any = None
+        self._waiter: Any = None
+        self.error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        return self.error is not None or (self._sent is not None and bool(self._sent.done))
+
+    @property
+    def waiter(self) -> Any:
+        """Who waits for it."""
+        return self._waiter if self._sent is None else self._sent.waiter
+
+    @waiter.setter
+    def waiter(self, value: Any) -> None:
+        if self._sent is None:
+            self._waiter = value
+        else:
+            self._sent.waiter = value
+
+    def release(self, end: EndState) -> None:
+        """There is a channel: send it."""
+        try:
+            sent = self._attempt(end)
+        except RequestFailed as error:
+            self.error = error
+            return
+        sent.waiter, self._waiter = self._waiter, None
+        self._sent = sent
+
+    def fail(self, error: Exception) -> None:
+        """There will be no channel."""
+        if not self.done:
+            self.error = error
+
+    def outcome(self) -> tuple[Any, ...]:
+        """Its completion; raises its error."""
+        if self.error is not None:
+            raise self.error
+        result: tuple[Any, ...] = self._sent.outcome()
+        return result
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: it is cancelled."""
+        if self._sent is not None:
+            self._give_up(self._sent)
+        elif self.error is None:
+            self.error = RequestFailed(NtStatus.CANCELLED, "the packet was cancelled before it was sent")
+            self._forget(self)
+
+
+class DriverState(OfferState):
+    """One driver channel of this client. Its openings are attached to it as to a host's offer, on both sides."""
+
+    def __init__(self, side: Side, callbacks: ChannelCallbacks, channel: Any) -> None:
+        super().__init__(0, UUID(int=0), UUID(int=0), pipe=False)
+        self.side = side
         self.callbacks = callbacks
-        self.number = 0
+        self.channel = channel  # what the callbacks get
+        self.machine = 0
         self.phase = DriverPhase.DISABLED
         self.is_paused = True
-        self.items: deque[Any] = deque()
-        self.waiter: Any = None
+        self.was_disabled = False  # since it was enabled last
+        self.instance_id: UUID | None = None
+        self.mmio = 0, 0
+        self.largest = 0, 0, 0  # packet bytes, external bytes, MDLs; as the daemon said at the last opening
+        self.ring_bytes = 0
+        self.has_verifier = False
+        self.quota: int | None = None
+        self.gives = False  # whether packets may be seen
+        self.sends = False  # whether Opened has returned
+        self.taken: set[Any] = set()
+        self.held: deque[DriverSend] = deque()
+        self.callbacks_due: deque[CallbackDue] = deque()
+        self.running: CallbackDue | None = None
+        self._drain_is_due = False
+
+    # ---- sending
+
+    def submit(self, attempt: Callable[[EndState], Any], give_up: Callable[[Any], None]) -> DriverSend:
+        """Send now, or in its turn when the channel is open. Raises RequestFailed for arguments nobody can send.
+
+        ``give_up`` cancels what ``attempt`` returned.
+        """
+        send = DriverSend(attempt, self._forget, give_up)
+        if self.sends and self.opening is not None and not self.held:
+            send.release(self.opening)
+            if send.error is not None:
+                raise send.error
+        else:
+            self.held.append(send)
+        return send
+
+    def _forget(self, send: DriverSend) -> None:
+        if send in self.held:
+            self.held.remove(send)
+
+    def release(self) -> list[DriverSend]:
+        """Send what waited, if there is an open channel now; those that ended at once."""
+        ended = []
+        while self.held and self.sends and self.opening is not None:
+            send = self.held.popleft()
+            send.release(self.opening)
+            if send.done:
+                ended.append(send)
+        return ended
+
+    def cancel_held(self, error: Exception) -> list[DriverSend]:
+        """There will be no channel for what waits; those packets."""
+        held = list(self.held)
+        self.held.clear()
+        for send in held:
+            send.fail(error)
+        return held
+
+    # ---- receiving
+
+    @property
+    def can_take(self) -> bool:
+        """Whether a packet may be taken now."""
+        return self.gives and bool(self.items)
+
+    def put_back(self, received: Any) -> None:
+        """A packet is to be seen again, before any other (R5, R6)."""
+        received.is_again = True
+        received.batch = 0
+        self.items.appendleft(received)
+
+    def ended(self, received: Any) -> bool:
+        """A packet that was taken is completed; whether the daemon is to be told that it was the last."""
+        self.taken.discard(received)
+        return self._take_drained()
+
+    def _take_drained(self) -> bool:
+        if self._drain_is_due and not self.taken:
+            self._drain_is_due = False
+            return True
+        return False
+
+    # ---- callbacks
+
+    def begin(self, kind: int) -> None:
+        """A callback is about to run."""
+        if kind == Callback.SUSPEND:
+            self.gives = False
+        elif kind == Callback.CLOSED:
+            self.gives = self.sends = self._drain_is_due = False
+            self.taken.clear()
+            self.items.clear()
+
+    def returned(self, kind: int, status: NtStatus) -> bool:
+        """It has returned; whether the daemon is to be told that nothing is outstanding."""
+        if kind == Callback.OPENED:
+            self.sends = status.is_success
+        elif kind == Callback.STARTED:
+            self.gives = True
+        elif kind == Callback.SUSPEND:
+            self._drain_is_due = True
+            return self._take_drained()
+        return False
+
+    def closed_opening(self, state: EndState) -> None:
+        """An opening is over. What is sent from now on waits for the next."""
+        super().closed_opening(state)
+        self.sends = False

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from clients.calls import LocalCall
-from clients.driver import ChannelCallbacks, DriverPhase, DriverState
+import trio
+
+from clients.calls import RequestFailed
+from clients.direct_calls import DirectPacket
+from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
+from clients.driver_calls import DriverCore
+from clients.inbox import ReceivedPacket
 from clients.memory import Buffer
-from clients.requests import Completion
+from clients.requests import Completion, completion
 from clients.vmbus import Packet
 from emulator.memory import Mdl
 from emulator.vmbus.channel_setup import ChannelSetup
@@ -24,46 +30,64 @@ if TYPE_CHECKING:
 class DriverPacket(Packet):
     """A packet that arrived on a driver channel. Exactly one of ``complete``, ``fail`` and ``defer`` follows."""
 
-    @property
-    def batch_packets(self) -> int:
-        """Above 0 on the last packet of a batch: how many it had. Windows: EvtVmbChannelProcessingComplete (B1)."""
-        raise NotImplementedError
+    def __init__(
+        self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket, core: DriverCore
+    ) -> None:
+        super().__init__(connection, machine, received)
+        self._core = core
+        self.is_deferred = received.is_again  # put back with ``defer`` or for its pages, and here again
+        # Above 0 on the last of a batch: how many it had. Windows: EvtVmbChannelProcessingComplete (B1).
+        self.batch_packets = received.batch
 
-    @property
-    def is_deferred(self) -> bool:
-        """Whether it was put back with ``defer``, and this is the second time."""
-        raise NotImplementedError
+    async def complete(self, payload: bytes = b"") -> None:
+        """Windows: VmbChannelPacketComplete (R3)."""
+        self._core.check_completion(self._received)
+        await super().complete(payload)
+        self._core.ended(self._received)
+        self._connection.flush()
+
+    async def fail(self) -> None:
+        """Windows: VmbChannelPacketFail. The channel delivers nothing more until closed and opened again (R4)."""
+        self._core.check_completion(self._received)
+        await super().fail()
+        self._core.ended(self._received)
+        self._connection.flush()
 
     def external_mdl(self, *, read_only: bool = False) -> Mdl:
         """The guest memory it shows, an MDL for each range. Windows: VmbChannelPacketGetExternalData (R6, R7).
 
         Raises RequestFailed: with PENDING, take it as not delivered; it comes again when its pages are in.
         """
-        raise NotImplementedError
+        return self._core.external_mdl(self._received, read_only=read_only)
 
     def defer(self) -> None:
         """Put it back; it comes again before any other. Windows: VmbChannelPacketDeferToPassive (R5)."""
-        raise NotImplementedError
+        self._core.defer(self._received)
+        self._connection.flush()
 
 
 class DriverChannel:
     """A channel with the life cycle of KMCL (4.3), of a guest or of a host. Iterate over it for packets.
 
-    Made disabled by ``machine.allocate_channel(side, callbacks=..., mode="hosted")``; ``setup`` takes the Init* values
-    until ``enable``. A guest is active by enabling; a host starts paused and needs ``start``. Calls raise RequestFailed
-    or Refused with the status.
+    Made disabled by ``machine.allocate_channel``; ``setup`` takes the Init* values until ``enable``. A guest is active
+    by enabling; a host starts paused and needs ``start``. Calls raise RequestFailed or Refused with the status.
     """
 
     def __init__(
         self, connection: Connection, machine: Machine, side: Side, callbacks: ChannelCallbacks, mode: str
     ) -> None:
         self.side = side
-        self.setup = ChannelSetup(side)
         self.pointer: object = None  # Windows: VmbChannelSetPointer, VmbChannelGetPointer
         self._connection = connection
         self._machine = machine
-        self._state = DriverState(self.setup, callbacks)
-        self._mode = mode
+        of = machine.number, machine.memory
+        self._core = DriverCore(connection.protocol, of, side, callbacks, mode, self)
+        self._state = self._core.state
+
+    @property
+    def setup(self) -> ChannelSetup:
+        """The Init* values, to be set before ``enable``."""
+        return self._core.setup
 
     # ---- life cycle
 
@@ -80,46 +104,66 @@ class DriverChannel:
     @property
     def instance(self) -> UUID | None:
         """The instance id of the active offer. Windows: VmbChannelGetInterfaceInstance."""
-        raise NotImplementedError
+        return self._state.instance_id
 
     @property
     def mmio_space(self) -> tuple[int, int]:
         """(address, bytes) reserved for it; once it is open. Windows: VmbChannelGetMmioSpace. Raises Refused."""
-        raise NotImplementedError
+        return self._core.mmio_space()
+
+    @property
+    def outstanding(self) -> int:
+        """Packets that were taken here and not completed."""
+        return len(self._state.taken)
 
     async def enable(self) -> None:
         """Host: offer it. Guest: take the offer, or wait for one. Returns at once. Windows: VmbChannelEnable."""
-        raise NotImplementedError
+        allocate = self._core.allocate()
+        if allocate is not None:
+            await self._connection.finish(allocate)
+        await self._connection.finish(self._core.enable())
 
     async def start(self) -> None:
         """Leave paused. Returns at once. Not from a state callback (refused). Windows: VmbChannelStart."""
-        raise NotImplementedError
+        await self._connection.finish(self._core.start())
 
     async def pause(self) -> None:
         """Returns when paused, all received packets completed. Disabled: paused at enable. Windows: VmbChannelPause."""
-        raise NotImplementedError
+        allocate = self._core.allocate()
+        if allocate is not None:
+            await self._connection.finish(allocate)
+        await self._connection.finish(self._core.pause())
 
     async def disable(self) -> None:
         """Host: revoke it. Guest: close it. Returns when Closed has returned. Windows: VmbChannelDisable."""
-        raise NotImplementedError
+        call = self._core.disable()
+        if call is not None:
+            await self._connection.finish(call)
 
     async def cleanup(self) -> None:
         """Dispose of it; refused unless disabled. Windows: VmbChannelCleanup."""
-        raise NotImplementedError
+        call = self._core.cleanup()
+        if call is not None:
+            await self._connection.finish(call)
 
     async def until(self, phase: DriverPhase, *, active: bool | None = None) -> None:
-        """Return when it is in this phase (and, if asked, active or paused)."""
-        raise NotImplementedError
+        """Return when it is in this phase (and, if asked, active or paused). Raises RequestFailed when that is gone."""
+        while self._state.phase is not phase or (active is not None and self._state.is_paused is active):
+            if self._state.closed is not None:
+                raise RequestFailed(*self._state.closed)
+            await self._connection.wait_for(self._state)
 
     # ---- sending
 
-    def submit(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> LocalCall:
+    def submit(
+        self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> DriverSend:
         """Windows: VmbPacketSend. Checks the arguments now (raises Refused) and queues or sends; never waits.
 
         What is returned is ``done`` when the packet is complete; ``finish`` waits for that. Before the channel is open
         packets wait here, and go out in order when Opened has returned.
         """
-        raise NotImplementedError
+        return self._submitted(self._core.submit(buffer, mdl, flags))
 
     def submit_with_external_mdl(
         self,
@@ -128,19 +172,27 @@ class DriverChannel:
         offset: int = 0,
         length: int = 0,
         flags: int = SendFlags.WAIT_FOR_COMPLETION,
-    ) -> LocalCall:
+    ) -> DriverSend:
         """Windows: VmbPacketSendWithExternalMdl, as ``submit``."""
-        raise NotImplementedError
+        return self._submitted(self._core.submit_external_mdl(buffer, mdl, (offset, length), flags))
 
     def submit_with_external_pfns(
-        self, buffer: bytes, pfns: tuple[int, ...] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
-    ) -> LocalCall:
+        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> DriverSend:
         """Windows: VmbPacketSendWithExternalPfns, as ``submit``."""
-        raise NotImplementedError
+        return self._submitted(self._core.submit_external_pfns(buffer, pfns, flags))
 
-    async def finish(self, sent: LocalCall) -> Completion:
-        """Wait for the end of what ``submit`` returned; raises RequestFailed with the status it ended with."""
-        raise NotImplementedError
+    def _submitted(self, send: DriverSend) -> DriverSend:
+        self._connection.flush()
+        return send
+
+    async def finish(self, sent: DriverSend) -> Completion:
+        """Wait for the end of what ``submit`` returned; raises RequestFailed with the status it ended with.
+
+        Cancelled meanwhile, the packet is cancelled (4.4).
+        """
+        await self._connection.finish(sent)
+        return completion(sent)
 
     async def send(
         self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
@@ -160,7 +212,7 @@ class DriverChannel:
         return await self.finish(self.submit_with_external_mdl(buffer, mdl, offset, length, flags))
 
     async def send_with_external_pfns(
-        self, buffer: bytes, pfns: tuple[int, ...] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> Completion:
         """``submit_with_external_pfns`` and ``finish``."""
         return await self.finish(self.submit_with_external_pfns(buffer, pfns, flags))
@@ -174,12 +226,21 @@ class DriverChannel:
         completion_bytes: int = 0,
         timeout_seconds: float | None = None,
     ) -> Completion:
-        """Windows: VmbChannelSendSynchronousRequest (Y1-Y5). ``timeout_seconds`` None waits for ever.
+        """Windows: VmbChannelSendSynchronousRequest (Y1 to Y5). ``timeout_seconds`` None waits for ever.
 
-        Returns the completion, cut to ``completion_bytes`` (its ``status`` is then BUFFER_OVERFLOW). Raises
-        RequestFailed: BUFFER_OVERFLOW for no room with time-out 0, CANCELLED for time out, DEVICE_REMOVED.
+        Returns the completion, cut to ``completion_bytes`` (its ``status`` is then BUFFER_OVERFLOW). Raises Refused for
+        a call that is not allowed, RequestFailed: BUFFER_OVERFLOW for no room with time-out 0, CANCELLED when time runs
+        out, DEVICE_REMOVED when the channel goes.
         """
-        raise NotImplementedError
+        sent, seconds = self._core.submit_synchronous(buffer, mdl, flags, completion_bytes, timeout_seconds)
+        try:
+            with trio.fail_after(seconds):
+                got = await self.finish(sent)
+        except trio.TooSlowError:
+            raise self._core.timed_out(seconds) from None
+        except RequestFailed as error:
+            raise self._core.synchronous_failure(error) from None
+        return self._core.fitted(got, completion_bytes)
 
     # ---- receiving
 
@@ -188,11 +249,21 @@ class DriverChannel:
 
     async def __anext__(self) -> DriverPacket:
         """The next packet, while active; ends when the channel is disabled."""
-        raise NotImplementedError
+        while not self._state.can_take:
+            if self._core.is_over:
+                if self._connection.protocol.lost is not None:
+                    raise self._connection.protocol.lost
+                raise StopAsyncIteration
+            await self._connection.wait_for(self._state)
+        received = self._core.take()
+        self._connection.flush()
+        return DriverPacket(self._connection, self._machine, received, self._core)
 
     async def set_transaction_quota(self, quota: int) -> None:
         """How many packets may be received and not completed (Q1-Q4). Windows: VmbChannelSetTransactionQuota."""
-        raise NotImplementedError
+        call = self._core.set_quota(quota)
+        if call is not None:
+            await self._connection.finish(call)
 
     # ---- page lists, latency
 
@@ -203,23 +274,26 @@ class DriverChannel:
 
         Windows: VmbChannelCreateGpadlFromMdl, VmbChannelCreateGpadlFromBuffer.
         """
-        raise NotImplementedError
+        call = self._core.create_gpadl(memory, offset, length, read_only=read_only)
+        (handle,) = await self._connection.finish(call)
+        return int(handle)
 
     async def delete_gpadl(self, handle: int) -> None:
         """Returns when the host does not have it mapped (any more). Windows: VmbChannelDeleteGpadl."""
-        raise NotImplementedError
+        await self._connection.finish(self._core.delete_gpadl(handle))
 
     async def map_gpadl(self, handle: int, *, read_only: bool = False) -> Mdl:
         """The memory of a guest's page list, on its host; one mapping at a time. Windows: VmbChannelMapGpadl."""
-        raise NotImplementedError
+        return self._core.mapped(await self._connection.finish(self._core.map_gpadl(handle, read_only=read_only)))
 
     async def unmap_gpadl(self, handle: int) -> None:
         """Undo ``map_gpadl``. Windows: VmbChannelUnmapGpadl."""
-        raise NotImplementedError
+        await self._connection.finish(self._core.unmap_gpadl(handle))
 
     async def set_interrupt_latency(self, latency: int) -> int:
         """In 100 ns; returns what it was. Guests, from Opened to Closed. Windows: VmbChannelSetInterruptLatency."""
-        raise NotImplementedError
+        (before,) = await self._connection.finish(self._core.set_interrupt_latency(latency))
+        return int(before)
 
     async def __aenter__(self) -> DriverChannel:
         return self
@@ -227,5 +301,7 @@ class DriverChannel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._core.is_gone:
+            return
         await self.disable()
         await self.cleanup()

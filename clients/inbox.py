@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from emulator.memory import GpaRange
+from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
 from emulator.vmbus.packets import COMPLETION_REQUESTED, Packet, PacketKind
 from emulator.wire.window import ReceiveWindow, SendWindow
@@ -139,7 +139,7 @@ class Datagram(NamedTuple):
 class ReceivedPacket:
     """A packet as it came out of the ring."""
 
-    __slots__ = ("completed", "cost", "handle", "packet", "payload", "refusal", "state")
+    __slots__ = ("batch", "completed", "cost", "handle", "is_again", "mdl", "packet", "payload", "refusal", "state")
 
     def __init__(
         self, state: ChannelState, handle: int, packet: Packet, cost: int, refusal: tuple[int, str] | None
@@ -150,6 +150,9 @@ class ReceivedPacket:
         self.cost = cost
         self.refusal = refusal
         self.completed = False
+        self.batch = 0  # on the last of a batch, how many it had (B1)
+        self.is_again = False  # put back, and taken for another time
+        self.mdl: Mdl | None = None
         self.payload = _pipe_payload(packet.payload) if state.pipe else packet.payload
 
     @property

@@ -156,6 +156,13 @@ class Buffer:
             self._memory.free(self.pfns)
 
 
+def pages_named(memory: GpaRange | Mdl | Buffer) -> tuple[int, ...]:
+    """The pages of a range, of all of an MDL chain, or of a buffer."""
+    if isinstance(memory, Mdl):
+        return tuple(pfn for link in memory.chain() for pfn in link.pfns)
+    return memory.pfns
+
+
 def pages_of(rng: GpaRange) -> Iterator[tuple[int, int]]:
     """(address, bytes) of a range of guest memory, in pieces that one message can carry."""
     offset, left, index = rng.byte_offset, rng.byte_count, 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from clients.bus_inbox import Arrivals, BusEvent, BusMessage
 from clients.calls import Call, ConnectionLost, RequestFailed
+from clients.driver_table import GRANT, DriverTable
 from clients.handlers import Handlers
 from clients.inbox import ChannelState, Datagram, ReceivedPacket
 from emulator.status import NtStatus, PeerViolation
@@ -46,6 +47,7 @@ from emulator.wire.schema import (
     CHANNEL_OPENED_DIRECT,
     CHANNEL_PACKETS,
     CHANNEL_WINDOW,
+    DRIVER_CALLBACK,
     GOODBYE,
     MACHINE_PROFILE,
     PING,
@@ -54,19 +56,17 @@ from emulator.wire.schema import (
     Method,
 )
 
-# What this client lets arrive before it must be taken: a few hundred packets, or a MiB of them.
-GRANT = 256, 1024 * 1024
 
-
-class ClientProtocol(Handlers):
+class ClientProtocol(DriverTable, Handlers):
     """One connection's conversation: what is received. Calls are in ``CallTable``, what is open in ``Holdings``.
 
-    What the daemon calls here is in ``Handlers``.
+    What the daemon calls here is in ``Handlers`` and ``DriverTable``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._decoder = FrameDecoder(Direction.TO_CLIENT, FrameLimits())
+        self._told_of_drivers = self.told_of_drivers()
 
     def receive(self, data: bytes, descriptors: Iterable[int] = ()) -> list[Any]:
         """Take bytes and descriptors; the calls, channels, offers and addresses that changed. Raises WireError."""
@@ -93,6 +93,8 @@ class ClientProtocol(Handlers):
                 self.outgoing += encode_response(msgid)
             case Request(msgid, method, args) if method is ADDRESS_EVENT:
                 self._handler_called(msgid, args)
+            case Request(msgid, method, args) if method is DRIVER_CALLBACK:
+                self.callback_asked(msgid, *args)
             case Request(msgid, method, _):
                 self.outgoing += encode_error(
                     msgid, NtStatus.NOT_IMPLEMENTED, f"this client does not answer {method.name}"
@@ -129,6 +131,8 @@ class ClientProtocol(Handlers):
                     self.call(CHANNEL_CLOSE, state.number)
         elif method is MACHINE_PROFILE:
             self.add_profile(*args)
+        elif method in self._told_of_drivers:
+            self._told_of_drivers[method](*args)
         elif method is BUS_MESSAGE:
             if (bus := self._buses.get(args[0])) is not None:
                 self._bus_arrived(bus.messages, BusMessage(*args[1:]))
@@ -169,10 +173,13 @@ class ClientProtocol(Handlers):
         if not isinstance(state, ChannelState):
             return
         refusals = {handle: (status, text) for handle, status, text in json.loads(errors)} if errors else {}
-        for index, image in enumerate(split_packets_untrusted(run)):
-            handle = first + index
+        count = 0
+        for count, image in enumerate(split_packets_untrusted(run), start=1):
+            handle = first + count - 1
             packet = parse_packet_untrusted(image)
             state.arrived(ReceivedPacket(state, handle, packet, len(image), refusals.get(handle)))
+        if count:
+            state.items[-1].batch = count
         self._touched.append(state if state.offer is None else state.offer)
 
     def _datagrams_arrived(self, number: int, run: bytes, dropped: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -12,13 +13,15 @@ from clients.calls import Post
 from clients.direct import DirectEnd
 from clients.direct_calls import DirectCall, DirectPacket, DirectPost
 from clients.direct_rings import ring_fence
+from clients.driver import DriverSend, DriverState
 from clients.inbox import AddressState, ChannelState, Datagram, EndState, OfferState, ReceivedPacket
 from clients.memory import MachineMemory, gather
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
 from emulator.memory import AddressOutsideMemory, GpaRange, GuestMemory, Mdl
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import Side
-from emulator.wire.runs import pack_mdl_chain, unpack_pfns
+from emulator.wire.method import DO_NOT_QUEUE
+from emulator.wire.runs import pack_mdl_chain, pack_pfns, unpack_pfns
 from emulator.wire.schema import (
     ADDRESS_CLOSE,
     ADDRESS_OPEN,
@@ -37,6 +40,7 @@ from emulator.wire.schema import (
     PACKET_FAIL,
     PACKET_SEND,
     PACKET_SEND_EXTERNAL_MDL,
+    PACKET_SEND_EXTERNAL_PFNS,
     PAYLOAD,
 )
 from emulator.wire.window import PACKET_OVERHEAD_BYTES
@@ -144,6 +148,29 @@ def _attach(
         return None
 
 
+def attach_driver(
+    of: tuple[ClientProtocol, int],
+    memory: GuestMemory,
+    state: DriverState,
+    number: int,
+    rings: tuple[Any, ...],
+    descriptor: int,
+) -> DirectEnd | None:
+    """The same, for a driver channel: it delivers nothing before Started has returned."""
+    protocol, machine = of
+    bell = socket.socket(fileno=descriptor)
+    profile = protocol.profile_of(machine)
+    if state.quota is not None:
+        profile = profile._replace(limits=replace(profile.limits, transaction_quota=state.quota))
+    args = memory, state.side, number, rings, bell
+    try:
+        return DirectEnd(*args, pipe=state.pipe, offer=state, owner=protocol, profile=profile, is_driver=True)
+    except (PeerViolation, AddressOutsideMemory):
+        bell.close()
+        protocol.call(CHANNEL_CLOSE, number)
+        return None
+
+
 def open_channel(
     protocol: ClientProtocol,
     machine: int,
@@ -234,17 +261,36 @@ def opening_of(state: OfferState) -> EndState:
     return state.opening
 
 
-Sending = Call | Post | DirectCall | DirectPost
+Sending = Call | Post | DirectCall | DirectPost | DriverSend
 
 
-def send(protocol: ClientProtocol, state: EndState, buffer: bytes, mdl: Mdl | None, flags: int) -> Sending:
-    """Windows: VmbPacketSend."""
+def send(
+    protocol: ClientProtocol, state: EndState, buffer: bytes, mdl: Mdl | None, flags: int, *, may_queue: bool = True
+) -> Sending:
+    """Windows: VmbPacketSend. Unless it may queue, it ends with BUFFER_OVERFLOW when there is no room (Y1)."""
     if isinstance(state, DirectEnd):
-        return state.send(buffer, mdl, int(flags))
+        return state.send(buffer, mdl, int(flags), may_queue=may_queue)
     chain = pack_mdl_chain(mdl)
     cost = len(buffer) + len(chain) + PACKET_OVERHEAD_BYTES
-    args = state.number, int(flags), bytes(buffer), chain
+    bits = int(flags)
+    if not may_queue:
+        if not protocol.has_window(hosted(state)):
+            raise RequestFailed(NtStatus.BUFFER_OVERFLOW, "others wait for room in the ring already [Y1]")
+        bits |= DO_NOT_QUEUE
+    args = state.number, bits, bytes(buffer), chain
     return protocol.call_in_window(hosted(state), cost, PACKET_SEND, *args)
+
+
+def send_with_external_pfns(
+    protocol: ClientProtocol, state: EndState, buffer: bytes, pfns: Sequence[int] | None, flags: int
+) -> Sending:
+    """Windows: VmbPacketSendWithExternalPfns."""
+    if isinstance(state, DirectEnd):
+        return state.send_pfns(buffer, None if pfns is None else tuple(pfns), int(flags))
+    run = None if pfns is None else pack_pfns(pfns)
+    cost = len(buffer) + len(run or b"") + PACKET_OVERHEAD_BYTES
+    args = state.number, int(flags), bytes(buffer), run
+    return protocol.call_in_window(hosted(state), cost, PACKET_SEND_EXTERNAL_PFNS, *args)
 
 
 def send_with_external_mdl(
@@ -310,7 +356,7 @@ def complete(protocol: ClientProtocol, packet: ReceivedPacket | DirectPacket, pa
     packet.completed = True
     if isinstance(packet, DirectPacket):
         packet.state.complete(packet, bytes(payload))
-    elif packet.is_held and packet.state.closed is None:
+    elif (packet.is_held or isinstance(packet.state.offer, DriverState)) and packet.state.closed is None:
         protocol.notify(PACKET_COMPLETE, packet.state.number, packet.handle, bytes(payload))
 
 
@@ -320,7 +366,7 @@ def fail(protocol: ClientProtocol, packet: ReceivedPacket | DirectPacket) -> Non
         packet.state.fail(packet)
         packet.completed = True
         return
-    if packet.is_held and not packet.completed and packet.state.closed is None:
+    if not packet.completed and packet.state.closed is None:
         protocol.notify(PACKET_FAIL, packet.state.number, packet.handle)
     packet.completed = True
 

@@ -17,10 +17,12 @@ from clients import network_calls, requests
 from clients.busy_poll import BUSY_POLL_SECONDS, BusyPoll
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
+from clients.driver_calls import run_callback
 from clients.inbox import AddressState, EndState, OfferState
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
 from clients.sync_bus import BusGuest, attach_bus
+from clients.sync_driver import DriverChannel, DriverPacket
 from clients.sync_files import File
 from clients.sync_receiving import run_handlers
 from clients.sync_tdi import Address
@@ -35,6 +37,8 @@ __all__ = [
     "BusGuest",
     "Channel",
     "Connection",
+    "DriverChannel",
+    "DriverPacket",
     "File",
     "Machine",
     "OfferedChannel",
@@ -130,10 +134,15 @@ class Connection:
             raise
         return call.outcome()
 
-    def wait(self) -> None:
-        """Take what comes next: from the daemon, or a doorbell. Raises TimeoutError after the connection's time-out."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Take what comes next: from the daemon, or a doorbell. Then run the state callbacks that came.
+
+        Raises TimeoutError after the connection's time-out; given ``seconds``, returns after them.
+        """
         if self.protocol.lost is not None:
             raise self.protocol.lost
+        if seconds is not None and not self._comes_within(seconds):
+            return
         if self._listening:
             self._busy_poll.wait(self._look, self._sleep)
         else:
@@ -142,6 +151,23 @@ class Connection:
             run_handlers(self.protocol)
         finally:
             self.flush()
+        self._run_callbacks()
+
+    def _comes_within(self, seconds: float) -> bool:
+        """Whether there is anything to take, in time: a ring's doorbell is asked for."""
+        came = False
+        for end in self._listening.values():
+            came |= end.poll()
+        if came:
+            return False  # it is taken
+        return bool(self._poller.poll(max(0.0, seconds) * 1000))
+
+    def _run_callbacks(self) -> None:
+        """State callbacks run while something is waited for, in the order they came; they may wait themselves."""
+        while callbacks := self.protocol.take_callbacks():
+            for due in callbacks:
+                run_callback(self.protocol, due)
+                self.flush()
 
     def wait_for_item(self, state: EndState | OfferState | AddressState) -> None:
         """Return when an inbox holds something; StopIteration when nothing comes any more, or the connection's loss."""

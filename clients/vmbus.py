@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -12,9 +12,10 @@ import trio
 from clients import connection_calls, file_calls, requests, taking
 from clients.bus import BusGuest, attach_bus
 from clients.direct_calls import DirectPacket
+from clients.driver import ChannelCallbacks
 from clients.files import File
 from clients.inbox import EndState, OfferState, ReceivedPacket
-from clients.memory import Buffer, MachineMemory, pages_of
+from clients.memory import Buffer, MachineMemory, pages_named, pages_of
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, Identity
 from clients.tdi import Address
@@ -23,11 +24,14 @@ from clients.unix import Attached
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
 from emulator.tdi.builders import Location
+from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
-from emulator.wire.schema import MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
+from emulator.wire.runs import pack_pfns
+from emulator.wire.schema import MEMORY_PAGE, MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
 
 if TYPE_CHECKING:
     from clients.connection import Connection
+    from clients.driver_channel import DriverChannel
 
 # Of so many collects that need not wait, one lets other tasks run: with a peer that never stops none would wait.
 READY_TURNS = 16
@@ -80,7 +84,26 @@ class Machine:
             await self._connection.request(MEMORY_WRITE, self.number, address, portion)
             done += len(portion)
 
+    async def page_out(self, memory: GpaRange | Mdl | Buffer) -> None:
+        """Mark its pages as paged out: external data there has to be waited for (R8). The bytes stay as they are."""
+        await self._connection.request(MEMORY_PAGE, self.number, pack_pfns(pages_named(memory)), True)
+
+    async def page_in(self, memory: GpaRange | Mdl | Buffer) -> None:
+        """Undo ``page_out``: packets that waited for these pages come again."""
+        await self._connection.request(MEMORY_PAGE, self.number, pack_pfns(pages_named(memory)), False)
+
     # ---- channels
+
+    def allocate_channel(
+        self, side: Side, *, callbacks: ChannelCallbacks | None = None, mode: str = "hosted"
+    ) -> DriverChannel:
+        """A channel with KMCL's life cycle and callbacks, of a guest or of a host. Windows: VmbChannelAllocate.
+
+        It is disabled: initialise it through its ``setup``, then enable it. ``mode`` as in ``offer_channel``.
+        """
+        from clients.driver_channel import DriverChannel  # it is made of this module
+
+        return DriverChannel(self._connection, self, side, callbacks or ChannelCallbacks(), mode)
 
     async def offer_channel(
         self, interface: Identity, instance: Identity | None = None, *, pipe: bool = False, mode: str = "hosted"
@@ -284,6 +307,15 @@ class Channel(_End):
         """
         protocol = self._connection.protocol
         call = requests.send_with_external_mdl(protocol, self._state, buffer, mdl, (offset, length), flags)
+        await self._connection.finish(call)
+        return requests.completion(call)
+
+    async def send_with_external_pfns(
+        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> Completion:
+        """Windows: VmbPacketSendWithExternalPfns. Send ``buffer`` and whole pages of guest memory (K30 to K32)."""
+        protocol = self._connection.protocol
+        call = requests.send_with_external_pfns(protocol, self._state, buffer, pfns, flags)
         await self._connection.finish(call)
         return requests.completion(call)
 

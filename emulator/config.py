@@ -71,6 +71,8 @@ class MachineConfig(_Section):
     segments: dict[Name, str] = Field(default_factory=dict)
     # Which of the [profiles] it behaves by; docs/choices.md lists what there is to choose.
     profile: Name | None = None
+    # Whether misuse of driver channels is reported to the program, with the places in it.
+    verifier: bool = False
     # What a hypervisor would write for a bus guest. All three are off because every doorbell then passes through the
     # daemon, a direct host's too, and because `bus.event` and a descriptor tell a guest the same without them.
     # Below version 2.4: set the bits of channels in the guest's interrupt page, look there for the guest's own, and
@@ -164,6 +166,8 @@ class LimitsConfig(_Section):
     # A client that has not said hello, or stopped in the middle of a frame, is gone or hostile by then.
     hello_seconds: float = Field(default=10.0, gt=0)
     frame_seconds: float = Field(default=10.0, gt=0)
+    # A state callback of a driver channel that has not returned by then is taken to have (Opened: to have failed).
+    callback_seconds: float = Field(default=5.0, gt=0)
     # After SIGTERM, what is on its way gets this long to arrive before the clients are told goodbye.
     drain_seconds: float = Field(default=5.0, ge=0)
 

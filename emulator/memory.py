@@ -192,6 +192,28 @@ class GuestMemory:
             done += run
 
 
+class PagedOut:
+    """Which pages of a machine count as paged out (rule R8). A test's doing: the bytes stay where they are."""
+
+    def __init__(self) -> None:
+        self._pfns: set[int] = set()
+
+    def mark(self, pfns: Iterable[int], *, out: bool) -> None:
+        """Pages go out, or come in again."""
+        if out:
+            self._pfns.update(pfns)
+        else:
+            self._pfns.difference_update(pfns)
+
+    def has_any_of(self, pfns: Iterable[int]) -> bool:
+        """Whether one of these pages is out."""
+        return bool(self._pfns) and not self._pfns.isdisjoint(pfns)
+
+    def pfns(self) -> tuple[int, ...]:
+        """All pages that are out, in order."""
+        return tuple(sorted(self._pfns))
+
+
 class PageAllocator:
     """Which pages of a machine's memory are in use, and by whom. First fit; in one piece where one is long enough.
 

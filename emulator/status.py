@@ -125,6 +125,14 @@ def describe_status(value: int) -> str:
         return f"0x{value & 0xFFFFFFFF:08X}"
 
 
+def known_status(value: int) -> NtStatus:
+    """A status from elsewhere: UNSUCCESSFUL for an error nobody here knows, SUCCESS for anything else unknown."""
+    try:
+        return NtStatus(value)
+    except ValueError:
+        return NtStatus.UNSUCCESSFUL if value >> 31 else NtStatus.SUCCESS
+
+
 class EmulatorError(Exception):
     """Root of every error this project raises on purpose."""
 

@@ -15,7 +15,9 @@ from uuid import UUID
 
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
 from emulator.daemon.bus_guest_rings import BusGuestRings
+from emulator.daemon.bus_view import describe_offers
 from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.gpadls import MachineGpadls
 from emulator.daemon.guest_pages import GuestPages
 from emulator.daemon.log import logger
 from emulator.daemon.violations import Tally, Violations
@@ -30,6 +32,8 @@ from emulator.vmbus.guest_effects import (
     ChannelReleased,
     Connected,
     ConnectFailed,
+    GpadlGone,
+    GpadlReady,
     OfferArrived,
     OfferRescinded,
     PostLost,
@@ -46,10 +50,8 @@ from emulator.vmbus.host_effects import (
     ScanInterruptPage,
     SignalDevice,
 )
-from emulator.vmbus.host_view import ChannelView
 from emulator.vmbus.message_types import STATUS_FAILED, STATUS_OK, is_failure
 from emulator.vmbus.negotiation import BusConfig
-from emulator.vmbus.offers import OfferParameters, PipeMode
 from emulator.vmbus.synic import HvStatus
 
 if TYPE_CHECKING:
@@ -79,8 +81,8 @@ class MachineBus:
         self._by_identity: dict[tuple[UUID, UUID], Offer] = {}
         self._offered: dict[int, Offer] = {}  # by the guest bus's channel id
         self._freed: deque[Offer] = deque()
-        self._open_failures: dict[int, int] = {}
         self.rings = BusGuestRings(machine, self._host)
+        self.gpadls = MachineGpadls(self._host, self._run)
         self._running = False
         self._log = logger().bind(machine=machine.name)
         self.violations = Violations(self._log)
@@ -101,10 +103,7 @@ class MachineBus:
 
     def offer(self, offer: Offer) -> None:
         """Offer a channel; the guest hears of it now, or when it connects. Raises Refused."""
-        pipe = PipeMode.MESSAGE if offer.pipe else None
-        monitored = self._settings.monitor_ids
-        offered = OfferParameters(offer.interface, offer.instance, pipe=pipe, uses_monitor=monitored)
-        offer.key, effects = self._host.add_offer(offered)
+        offer.key, effects = self._host.add_offer(offer.parameters(uses_monitor=self._settings.monitor_ids))
         self._offers[offer.key] = self._by_identity[offer.interface, offer.instance] = offer
         self._run(effects)
 
@@ -114,9 +113,13 @@ class MachineBus:
             del self._by_identity[offer.interface, offer.instance]
             self._run(self._host.revoke_offer(offer.key))
             self.rings.revoke(offer)
+            self.gpadls.forget(offer.key)
 
-    def open(self, channel: Channel) -> None:
-        """Open a channel as the guest does: describe the rings, then ask. Raises Refused with nothing left behind."""
+    def open(self, channel: Channel) -> bool:
+        """Open a channel as the guest does: describe the rings, then ask. Raises Refused with nothing left behind.
+
+        False when its host has to think about it: then ``when_opened`` of the channel is called.
+        """
         offer = channel.offer
         offer.channel = channel
         try:
@@ -130,17 +133,33 @@ class MachineBus:
             channel.give_back_pages()
             raise
         self._run(effects)
-        if not channel.is_open:
-            status = self._open_failures.pop(channel.number, STATUS_FAILED)
-            text = f"{offer} could not be opened: {channel.why_closed or describe_status(status)}"
-            raise Refused(NtStatus.DEVICE_NOT_READY, text)
+        if not channel.is_open and offer.channel is not channel:
+            raise channel.refusal()
+        return channel.is_open
 
     def close(self, channel: Channel) -> None:
         """Close a channel as the guest does, after its ends have been closed."""
         if isinstance(channel, BusGuestChannel):
             return  # only its guest can
+        # One that is still being opened ends without ``when_opened``.
+        channel.when_opened = None
         if self._machine.failure is None and channel.offer.channel_id is not None:
             self._run(self._guest.close_channel(channel.offer.channel_id))
+
+    def host_opened(self, offer: Offer, status: int) -> None:
+        """A host's driver, asked by ``Driver.opening``, says whether it opens its end."""
+        if offer.key in self._offers:
+            self._run(self._host.device_opened(offer.key, self.rings.finish_open(offer, status)))
+
+    def host_closed(self, offer: Offer) -> None:
+        """A host's driver is done with an opening that its guest has closed."""
+        if offer.key in self._offers:
+            self._run(self._host.device_closed(offer.key))
+
+    @property
+    def guest(self) -> GuestBus:
+        """The daemon's own guest side."""
+        return self._guest
 
     # ---- the bus guest
 
@@ -230,9 +249,13 @@ class MachineBus:
     def _perform(self, effect: Effect) -> Iterable[Effect]:
         match effect:
             case OpenDevice(offer_key=key, request=request):
-                return self._host.device_opened(key, self._open_host_end(key, request))
+                status = self._open_host_end(key, request)
+                return () if status is None else self._host.device_opened(key, status)
             case CloseDevice(offer_key=key):
                 self.rings.close(self._offers[key])
+                driver = self._offers[key].driver
+                if driver is not None and driver.closing(waits=not self.rings.is_starting_over):
+                    return ()
                 return self._host.device_closed(key)
             case SignalDevice(offer_key=key):
                 self._ring_host(self._offers[key])
@@ -241,7 +264,11 @@ class MachineBus:
             case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
                 return self._host.gpadl_accepted(key, gpadl, self._check_ranges(self._offers[key], gpadl, ranges))
             case GpadlTeardown(offer_key=key, gpadl_id=gpadl):
-                return self.rings.tear_down((key, gpadl))
+                return self.rings.tear_down((key, gpadl)) if self.gpadls.may_go(key, gpadl) else ()
+            case GpadlReady(gpadl_id=gpadl, status=status):
+                self.gpadls.created(gpadl, status)
+            case GpadlGone(gpadl_id=gpadl):
+                self.gpadls.gone(gpadl)
             case ModifyDevice(offer_key=key):
                 return self._host.modify_done(key)
             case OfferArrived(offer=offered):
@@ -275,18 +302,24 @@ class MachineBus:
             self._offered[channel_id] = offer
             self._freed.append(offer)
 
-    def _open_host_end(self, key: int, request: OpenRequest) -> int:
+    def _open_host_end(self, key: int, request: OpenRequest) -> int | None:
+        """The status for the bus; None while the host's driver thinks about it."""
+        offer = self._offers[key]
         if self.bus_guest is not None:
-            return self.rings.open(self._offers[key], request, self.bus_guest)
-        channel = self._offers[key].channel
-        if channel is None:
-            return STATUS_FAILED
-        try:
-            channel.open_host_end(request.ring)
-        except (PeerViolation, AddressOutsideMemory) as error:
-            channel.why_closed = f"its rings cannot be used: {error}"
-            return STATUS_FAILED
-        return STATUS_OK
+            status = self.rings.open(offer, request, self.bus_guest)
+        elif offer.channel is None:
+            status = STATUS_FAILED
+        else:
+            try:
+                offer.channel.open_host_end(request.ring)
+                status = STATUS_OK
+            except (PeerViolation, AddressOutsideMemory) as error:
+                offer.channel.why_closed = f"its rings cannot be used: {error}"
+                status = STATUS_FAILED
+        if status == STATUS_OK and offer.driver is not None:
+            offer.driver.opening()
+            return None
+        return status
 
     @staticmethod
     def _ring_host(offer: Offer) -> None:
@@ -312,6 +345,7 @@ class MachineBus:
             detail = f"GPADL 0x{gpadl_id:X} of {offer}: {error}"
             self.violations.note(Violation.of(BusError(BusFault.PAGE_OUTSIDE_MEMORY, detail)), offer.mistakes)
             return STATUS_FAILED
+        self.gpadls.accepted(offer.key, gpadl_id, ranges)
         return STATUS_OK
 
     def _opened(self, channel_id: int, status: int) -> Iterable[Effect]:
@@ -319,7 +353,7 @@ class MachineBus:
         channel = offer.channel
         assert channel is not None, "only what was asked for is opened"
         if is_failure(status):
-            self._open_failures[channel.number] = status
+            channel.why_closed = channel.why_closed or f"its host refused: {describe_status(status)}"
             self._closed(channel_id)
             return ()
         try:
@@ -327,14 +361,16 @@ class MachineBus:
         except PeerViolation as violation:
             channel.why_closed = f"its rings were written to while they were laid out: {violation}"
             return self._guest.close_channel(channel_id)
+        channel.opening_ended()
         return ()
 
     def _closed(self, channel_id: int) -> None:
         """A channel is the host's again: its ring pages are free, and the offer is for the next guest."""
         offer = self._offered[channel_id]
         if offer.channel is not None:
-            offer.channel.give_back_pages()
-            offer.channel = None
+            channel, offer.channel = offer.channel, None
+            channel.give_back_pages()
+            channel.opening_ended()
         self._freed.append(offer)
 
     def _offer_of(self, channel_id: int | None) -> Offer | None:
@@ -367,23 +403,4 @@ class MachineBus:
 
     def describe_offers(self) -> list[dict[str, Any]]:
         """What ``vmbusctl channels`` shows: every offer, open or not."""
-        view = self._host.view()
-        by_key = {channel.offer_key: channel for channel in view.channels}
-        version = str(view.version) if view.version is not None else None
-        features = [feature.name for feature in view.features]
-        return [
-            {**offer.describe(), **_describe_on_bus(by_key[key]), "version": version, "features": features}
-            for key, offer in self._offers.items()
-        ]
-
-
-def _describe_on_bus(view: ChannelView) -> dict[str, Any]:
-    return {
-        "bus_state": view.state,
-        "channel_id": view.channel_id,
-        "open_id": view.open_id,
-        "connection_id": view.connection_id,
-        "event_flag": view.event_flag,
-        "target_vp": view.target_vp,
-        "gpadls": [{"gpadl_id": each.gpadl_id, "state": each.state, "pages": each.page_count} for each in view.gpadls],
-    }
+        return describe_offers(self._host.view(), self._offers)

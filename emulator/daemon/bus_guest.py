@@ -176,13 +176,17 @@ class BusGuestChannel(Channel):
         self.channel_id = request.channel_id
         self._bus_guest = guest
 
-    def open(self, request: OpenRequest) -> None:
-        """Make both ends. Raises Refused, or what broken rings raise, with nothing left behind."""
+    def open(self, request: OpenRequest, *, wait: bool) -> None:
+        """Make both ends, or, if the other has to wait, the host's.
+
+        Raises Refused, or what broken rings raise, with nothing left behind.
+        """
         try:
             if self.is_direct(Side.HOST):
                 self.make_doorbells()
             self.open_host_end(request.ring)
-            self.open_guest_end()
+            if not wait:
+                self.open_guest_end()
         except BaseException:
             self.give_back_pages()
             raise

@@ -38,6 +38,7 @@ class BusGuestRings:
         self._users: dict[PageList, list[BusGuestChannel]] = {}
         self._owed: dict[PageList, list[BusGuestChannel]] = {}  # asked back while a direct host is not done
         self._lingering: set[BusGuestChannel] = set()  # of guests that are gone, and their direct hosts not done
+        self._is_starting_over = False
         self._end = ""  # why the guest side starts over, while it does
         self._log = logger().bind(machine=machine.name)
 
@@ -45,7 +46,7 @@ class BusGuestRings:
         """Both ends of a channel; the status for the host bus."""
         channel = BusGuestChannel(offer, guest, request)
         try:
-            channel.open(request)
+            channel.open(request, wait=offer.driver is not None)
         except (PeerViolation, AddressOutsideMemory) as error:
             channel.note(BusFault.UNUSABLE_RING, str(error), "bus.open_failed")
             return STATUS_FAILED
@@ -57,6 +58,26 @@ class BusGuestRings:
         before = [each for each in self._users.get(at, ()) if each.is_held]
         self._users[at] = [*before, channel]
         return STATUS_OK
+
+    def finish_open(self, offer: Offer, status: int) -> int:
+        """The host's driver has decided on a channel of the bus guest's; the status for the host bus."""
+        channel = offer.channel
+        if not isinstance(channel, BusGuestChannel):
+            return status
+        if status == STATUS_OK:
+            try:
+                channel.open_guest_end()
+                return STATUS_OK
+            except PeerViolation as error:
+                self._log.warning("bus.open_failed", channel_id=channel.channel_id, error=str(error))
+        channel.give_back_pages()
+        offer.channel = None
+        return STATUS_FAILED
+
+    @property
+    def is_starting_over(self) -> bool:
+        """Whether nothing is waited for, since the guest side starts over."""
+        return self._is_starting_over
 
     def close(self, offer: Offer) -> None:
         """The guest closed a channel."""
@@ -98,7 +119,7 @@ class BusGuestRings:
 
     def start_over(self, reason: str) -> Iterator[Effect]:
         """The guest side starts over, from when this is begun until it is used up: nothing is waited for."""
-        self._end = reason
+        self._end, self._is_starting_over = reason, True
         for at, held in list(self._owed.items()):
             del self._owed[at]
             self._linger(held)
@@ -107,7 +128,7 @@ class BusGuestRings:
 
     def started_over(self) -> None:
         """The guest side has started over."""
-        self._end = ""
+        self._end, self._is_starting_over = "", False
         self._users.clear()
 
     def _linger(self, held: Iterable[BusGuestChannel]) -> None:

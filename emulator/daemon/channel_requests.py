@@ -8,13 +8,14 @@ from uuid import UUID
 from emulator.daemon.channel_side import ChannelSide, DirectEnd
 from emulator.daemon.channels import Channel, Offer, refuse_if_open
 from emulator.daemon.machine_requests import stale_or_unknown
-from emulator.daemon.pending import OpenRequest, PendingOpen, PendingPacket, PendingRun
+from emulator.daemon.pending import OpenRequest, PendingOpen, PendingOpening, PendingPacket, PendingRun
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import SendOutcome, Side
 from emulator.vmbus.packets import Packet, PacketKind, parse_packet_untrusted
 from emulator.vmbus.send_rules import SendFlags
 from emulator.wire.codec import encode_response
-from emulator.wire.runs import parse_mdl_chain_untrusted, split_packets_untrusted
+from emulator.wire.method import DO_NOT_QUEUE
+from emulator.wire.runs import parse_mdl_chain_untrusted, split_packets_untrusted, unpack_pfns
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
@@ -81,7 +82,7 @@ class ChannelRequests:
         """The session ended: forget what it waits for, rescind its offers, close its channels."""
         # First, so that no channel that closes here is opened again for this session.
         for pending in list(self.session.pending.values()):
-            if isinstance(pending, PendingOpen):
+            if isinstance(pending, (PendingOpen, PendingOpening)):
                 pending.cancel()
         for offer in list(self._offers.values()):
             offer.machine.rescind(offer, reason)
@@ -211,9 +212,17 @@ class ChannelRequests:
             text = f"this session already has {len(self._channels)} channels open"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
         channel = Channel(offer, self.session, wanted.pages, wanted.grant)
-        offer.machine.bus.open(channel)
+        if offer.machine.bus.open(channel):
+            self.answer_open(channel, msgid)
+        else:
+            pending = PendingOpening(self, channel, msgid)
+            self.session.pending[msgid] = pending
+            channel.when_opened = pending.ended
+
+    def answer_open(self, channel: Channel, msgid: int) -> None:
+        """The answer to a request whose channel is open."""
         response = encode_response(msgid, *channel.guest_results())
-        if wanted.grant is not None:
+        if not channel.is_direct(Side.GUEST):
             self.session.put(response)
             return
         bell = channel.take_client_bell(Side.GUEST).detach()
@@ -252,8 +261,9 @@ class ChannelRequests:
         side = self._find_for_request(channel)
         cost = side.charge(len(buffer) + len(mdl))
         pending = PendingPacket(side, msgid)
+        may_queue, flags = not flags & DO_NOT_QUEUE, flags & ~DO_NOT_QUEUE
         with side.refunding([cost]):
-            outcome = side.send(buffer, parse_mdl_chain_untrusted(mdl), flags, pending)
+            outcome = side.send(buffer, parse_mdl_chain_untrusted(mdl), flags, pending, may_queue=may_queue)
         return self._sent(side, cost, msgid, flags, outcome, pending)
 
     def packet_send_external_mdl(
@@ -264,6 +274,16 @@ class ChannelRequests:
         pending = PendingPacket(side, msgid)
         with side.refunding([cost]):
             outcome = side.send_external(buffer, parse_mdl_chain_untrusted(mdl), (offset, length), flags, pending)
+        return self._sent(side, cost, msgid, flags, outcome, pending)
+
+    def packet_send_external_pfns(
+        self, msgid: int, channel: int, flags: int, buffer: bytes, pfns: bytes | None
+    ) -> tuple[Any, ...] | None:
+        side = self._find_for_request(channel)
+        cost = side.charge(len(buffer) + len(pfns or b""))
+        pending = PendingPacket(side, msgid)
+        with side.refunding([cost]):
+            outcome = side.send_pfns(buffer, None if pfns is None else unpack_pfns(pfns), flags, pending)
         return self._sent(side, cost, msgid, flags, outcome, pending)
 
     def _sent(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from emulator.daemon.doorbells import DaemonDoorbell
 from emulator.memory import Mdl
-from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.status import Misuse, NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, Completed, ReceivedPacket, SendOutcome, Side
 from emulator.vmbus.packets import RingCorruption
 from emulator.vmbus.progress import BatchOutcome
@@ -81,6 +81,7 @@ class DirectEnd:
         self.role = role
         self.session = session
         self.number = 0
+        self.driver = channel.driver_of(role)
         self.doorbell: DaemonDoorbell | None = None
 
     def enter(self) -> None:
@@ -102,6 +103,8 @@ class DirectEnd:
         self.session.channel_requests.drop(self, is_leaving=not quietly)
         if not quietly:
             self.session.put(encode_notification(CHANNEL_CLOSED, self.number, int(status), reason))
+        if self.driver is not None:
+            self.driver.disconnected(self)
 
 
 class ChannelSide:
@@ -116,6 +119,8 @@ class ChannelSide:
         self.session = session
         self.endpoint = endpoint
         self.number = 0
+        self.driver = channel.driver_of(role)
+        self._is_cut = False
         granted_to_client, granted_by_client = grants
         self.inbound = ReceiveWindow(*granted_to_client)
         self.outbound = SendWindow(*granted_by_client)
@@ -129,8 +134,8 @@ class ChannelSide:
 
     @property
     def is_open(self) -> bool:
-        """Whether its channel is open."""
-        return self.channel.is_open
+        """Whether its channel is open, and its driver has not let go of it."""
+        return self.channel.is_open and not self._is_cut
 
     @property
     def outstanding(self) -> int | None:
@@ -163,9 +168,15 @@ class ChannelSide:
             self.channel.fail(self, violation)
             raise Refused(NtStatus.DEVICE_REMOVED, self.channel.why_closed) from None
 
-    def send(self, buffer: bytes, mdl: Mdl | None, flags: int, context: Waiter) -> SendOutcome:
-        """Windows: VmbPacketSend."""
-        return self._posted(self.endpoint.send(buffer, mdl, flags, context))
+    def send(
+        self, buffer: bytes, mdl: Mdl | None, flags: int, context: Waiter, *, may_queue: bool = True
+    ) -> SendOutcome:
+        """Windows: VmbPacketSend. Unless it may queue, it is refused when the ring has no room (Y1)."""
+        return self._posted(self.endpoint.send(buffer, mdl, flags, context, may_queue=may_queue))
+
+    def send_pfns(self, buffer: bytes, pfns: tuple[int, ...] | None, flags: int, context: Waiter) -> SendOutcome:
+        """Windows: VmbPacketSendWithExternalPfns."""
+        return self._posted(self.endpoint.send_with_external_pfns(buffer, pfns, flags, context))
 
     def send_external(
         self, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int, context: Waiter
@@ -214,17 +225,20 @@ class ChannelSide:
 
     def fail(self, handle: int) -> None:
         """Windows: VmbChannelPacketFail. Nothing more is delivered until the channel is opened again (rule R4)."""
-        self._require_delivered(handle)
         try:
             self.endpoint.fail(handle)
+        except Misuse:
+            raise self._not_held(handle) from None
         except RingCorruption as corruption:
             self.violated(corruption)
 
     def _require_delivered(self, handle: int) -> None:
         if not self.endpoint.holds(handle):
-            raise PeerViolation(
-                f"channel {self.number}: packet {handle} is not waiting to be completed, or was already"
-            )
+            raise self._not_held(handle)
+
+    def _not_held(self, handle: int) -> PeerViolation:
+        text = f"channel {self.number}: packet {handle} is not waiting to be completed, or was already"
+        return PeerViolation(text)
 
     def violated(self, violation: PeerViolation) -> None:
         """The other end broke the rules of the ring: this channel ends."""
@@ -308,13 +322,33 @@ class ChannelSide:
         if portion is not None:
             self.session.put(encode_notification(CHANNEL_WINDOW, self.number, *portion))
 
+    def deliver(self, on: bool) -> None:
+        """Take from the ring, or leave all there: its driver is active, or paused."""
+        self.endpoint.set_delivering(on)
+        self.ring_doorbell()
+
+    def cut(self, status: NtStatus, reason: str) -> None:
+        """Its driver closes: nothing more goes through this end, and what it sent completes. The channel is open."""
+        if self.is_open:
+            self._is_cut = True
+            self._finish(status, reason, quietly=False)
+
     def close(self, status: NtStatus, reason: str, *, quietly: bool) -> None:
         """Its outstanding packets complete once with ``status``; the client is told, unless it asked for it."""
+        if not self._is_cut:
+            self._take_in_the_rest()
+            self._finish(status, reason, quietly=quietly)
+        if self.driver is not None:
+            self.driver.disconnected(self)
+
+    def _take_in_the_rest(self) -> None:
         if self.machine.failure is None:
             # What the other end said before this has arrived: the client gets it, as far as it granted room.
             with suppress(PeerViolation):
                 while self.drain():
                     pass
+
+    def _finish(self, status: NtStatus, reason: str, *, quietly: bool) -> None:
         for completed in self.endpoint.close(status):
             tell(completed)
         self.session.channel_requests.drop(self)

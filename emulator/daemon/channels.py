@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,9 @@ from emulator.daemon.uncompleted import uncompleted
 from emulator.daemon.violations import Tally
 from emulator.memory import PAGE_SIZE, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import ChannelEndpoint, Side
+from emulator.vmbus.endpoint import ChannelEndpoint, EndpointLimits, Side
 from emulator.vmbus.gpadl import RingPages
+from emulator.vmbus.offers import OfferParameters, PipeMode
 from emulator.vmbus.ring import (
     RING_NEEDS_FENCE,
     RingMemory,
@@ -36,6 +38,7 @@ from emulator.wire.runs import pack_pfns
 from emulator.wire.schema import CHANNEL_OPENED, CHANNEL_OPENED_DIRECT
 
 if TYPE_CHECKING:
+    from emulator.daemon.driver import Driver
     from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
 
@@ -65,6 +68,14 @@ class Offer:
         self.channel_id: int | None = None  # on the guest bus, once it has been offered there
         self.channel: Channel | None = None
         self.mistakes = Tally()  # of its guests, since the last bus guest came
+        self.driver: Driver | None = None  # of a host with a life cycle
+        self.mmio = 0, 0  # address and bytes
+
+    def parameters(self, *, uses_monitor: bool) -> OfferParameters:
+        """What the bus says of it."""
+        pipe = PipeMode.MESSAGE if self.pipe else None
+        offered = OfferParameters(self.interface, self.instance, pipe=pipe, uses_monitor=uses_monitor)
+        return offered if self.driver is None else self.driver.offered(offered)
 
     def __str__(self) -> str:
         return f"channel {self.interface} (instance {self.instance}) of machine {self.machine.name}"
@@ -113,6 +124,8 @@ class Channel:
         self._holders: set[DirectEnd] = set()  # told that it is over, and not done with the rings yet
         self._pages_due = False
         self._client_bells: dict[Side, socket.socket] = {}  # connected, and not yet passed to their clients
+        self.guest_driver: Driver | None = None  # of a guest with a life cycle
+        self.when_opened: Callable[[], None] | None = None  # for one whose host takes its time
         self._session = session
         self._grant = grant
         self._pages = pages
@@ -159,7 +172,11 @@ class Channel:
         for side in self._sides():
             side.enter()
         self._connect_doorbells()
-        self._tell_host(self._pages[1] * PAGE_SIZE)
+        for side in self._sides():
+            if side.driver is not None:
+                side.driver.connected(side)
+        if self.offer.driver is None:
+            self._tell_host(self._pages[1] * PAGE_SIZE)
         self._first_look()
 
     def _make_guest_end(self) -> ChannelSide | DirectEnd:
@@ -178,7 +195,24 @@ class Channel:
     ) -> ChannelSide:
         incoming, outgoing = rings
         sends = self.machine.limits.window_packets, outgoing.data_bytes
-        return ChannelSide(self, side, session, self._endpoint(side, incoming, outgoing), (sends, grant))
+        endpoint = self._endpoint(side, incoming, outgoing)
+        endpoint.set_delivering(self.driver_of(side) is None)
+        return ChannelSide(self, side, session, endpoint, (sends, grant))
+
+    def driver_of(self, side: Side) -> Driver | None:
+        """The life cycle of one side's end, if it has one."""
+        return self.guest_driver if side is Side.GUEST else self.offer.driver
+
+    def opening_ended(self) -> None:
+        """It is open, or will not be: whoever waits for that hears of it, once."""
+        when, self.when_opened = self.when_opened, None
+        if when is not None:
+            when()
+
+    def refusal(self) -> Refused:
+        """Why it could not be opened."""
+        text = f"{self.offer} could not be opened: {self.why_closed or 'its host refused'}"
+        return Refused(NtStatus.DEVICE_NOT_READY, text)
 
     def _connect_doorbells(self) -> None:
         """A pair of ends for a channel with a direct side: both for clients, or one for the daemon."""
@@ -210,11 +244,22 @@ class Channel:
         grant = self.machine.limits.window_packets, data_bytes
         host.session.put(encode_notification(CHANNEL_OPENED, self.offer.number, host.number, *grant))
 
-    def direct_results(self) -> tuple[Any, ...]:
+    def direct_results(self, side: Side | None = None) -> tuple[Any, ...]:
         """What a direct client is told of the rings, and of what may go into them."""
-        bounds = self.machine.profile.limits
-        limits = bounds.max_packet_bytes, bounds.max_external_bytes, bounds.max_external_chain
-        return pack_pfns(self.ring_pfns), self.downstream_page, *limits, 1
+        return pack_pfns(self.ring_pfns), self.downstream_page, *self.largest(side), 1
+
+    def largest(self, side: Side | None) -> tuple[int, int, int]:
+        """The largest packet of a side's end: its bytes, its external data, the MDLs of that."""
+        bounds = self._limits_of(side)
+        return bounds.max_packet_bytes, bounds.max_external_bytes, bounds.max_external_chain
+
+    def _limits_of(self, side: Side | None) -> EndpointLimits:
+        driver = self.driver_of(side) if side is not None else None
+        return self.machine.profile.limits if driver is None else driver.limits
+
+    def sendable_bytes(self, side: Side) -> int:
+        """What a side's outgoing ring holds: a hosted client's window."""
+        return self._pages[0 if side is Side.GUEST else 1] * PAGE_SIZE
 
     def ring_memories(self) -> tuple[RingMemory, RingMemory]:
         """The guest-to-host and the host-to-guest ring."""
@@ -228,10 +273,11 @@ class Channel:
         return RingMemory.over(memory, ring.guest_to_host), RingMemory.over(memory, ring.host_to_guest)
 
     def _endpoint(self, side: Side, incoming: RingMemory, outgoing: RingMemory) -> ChannelEndpoint:
-        profile, limits = self.machine.profile
-        bounds = replace(limits, outgoing_ring_pages=self._pages[0], incoming_ring_pages=self._pages[1])
-        # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
-        profile = replace(profile, hold_unasked_packets=False)
+        profile = self.machine.profile.kmcl
+        bounds = replace(self._limits_of(side), outgoing_ring_pages=self._pages[0], incoming_ring_pages=self._pages[1])
+        if self.driver_of(side) is None:
+            # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
+            profile = replace(profile, hold_unasked_packets=False)
         fence = full_fence if RING_NEEDS_FENCE else no_fence
         receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
         return ChannelEndpoint(side, receiver, sender, self.machine.memory, profile, bounds, self.offer.pipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emulator.choice import plain
@@ -11,7 +12,7 @@ from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.codec import FrameLimits, WireError, encode_notification, encode_response
 from emulator.wire.runs import pack_pfns, unpack_pfns
-from emulator.wire.schema import MACHINE_PROFILE, PROTOCOL_VERSION
+from emulator.wire.schema import MACHINE_PROFILE, MEMORY_PAGED, PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MOST_CHUNK_BYTES = 256 * 1024
 # One page of inspection entries; with entries of about 1 KiB it stays below the largest document.
 ENTRIES_PER_PAGE = 200
+MOST_PFNS = 65536
 
 
 class MachineRequests:
@@ -111,6 +113,8 @@ class MachineRequests:
         if machine.names_profile:
             document = json.dumps({"kmcl": plain(machine.profile.kmcl), "channel": plain(machine.profile.limits)})
             session.put(encode_notification(MACHINE_PROFILE, number, document))
+        for paged_out in _portions(machine.paged_out.pfns()):
+            session.put(encode_notification(MEMORY_PAGED, number, pack_pfns(paged_out), True))
         result = (number, machine.memory.byte_count, int(map_memory))
         if not map_memory:
             return result
@@ -128,6 +132,24 @@ class MachineRequests:
         pages = unpack_pfns(pfns)
         found.pages.free(self._session, pages)
         found.discard(pages)
+        return ()
+
+    def number_of(self, machine: Machine) -> int | None:
+        """A machine's number in this session, if it is attached."""
+        return self._machines.index(machine) + 1 if machine in self._machines else None
+
+    def memory_page(self, msgid: int, machine: int, pfns: bytes, out: bool) -> tuple[Any, ...]:
+        found = self.find(machine)
+        pages = unpack_pfns(pfns)
+        try:
+            found.memory.check_pages(pages)
+        except AddressOutsideMemory as error:
+            raise Refused(NtStatus.INVALID_PARAMETER, str(error)) from None
+        found.paged_out.mark(pages, out=out)
+        for session in self._session.server.sessions():
+            number = session.machine_requests.number_of(found)
+            if number is not None:
+                session.put(encode_notification(MEMORY_PAGED, number, pfns, out))
         return ()
 
     def memory_read(self, msgid: int, machine: int, address: int, length: int) -> tuple[Any, ...]:
@@ -148,6 +170,12 @@ class MachineRequests:
         except AddressOutsideMemory as error:
             raise Refused(NtStatus.INVALID_PARAMETER, str(error)) from None
         return ()
+
+
+def _portions(pfns: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """What one message can name at a time."""
+    for first in range(0, len(pfns), MOST_PFNS):
+        yield pfns[first : first + MOST_PFNS]
 
 
 def stale_or_unknown(kind: str, number: int, given_out: int) -> None:

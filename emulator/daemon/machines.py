@@ -17,10 +17,12 @@ from emulator.daemon.counters import Counters
 from emulator.daemon.datagrams import Datagrams
 from emulator.daemon.log import logger
 from emulator.daemon.memfile import MemoryFile
-from emulator.memory import PageAllocator
+from emulator.daemon.mmio import MmioSpace
+from emulator.memory import PageAllocator, PagedOut
 from emulator.status import NtStatus, Refused
 
 if TYPE_CHECKING:
+    from emulator.daemon.driver import WaitingDriver
     from emulator.daemon.pending import PendingOpen
     from emulator.daemon.segments import Segments
     from emulator.daemon.session import Session
@@ -37,8 +39,11 @@ class Machine:
         self.file = MemoryFile(name, settings.memory_bytes)
         self.memory = self.file.memory
         self.pages = PageAllocator(self.memory.page_count)
+        self.paged_out = PagedOut()
+        self.mmio = MmioSpace(self.memory.byte_count)
+        self.has_verifier = settings.verifier
         self.offers: list[Offer] = []
-        self.waiting: list[PendingOpen] = []
+        self.waiting: list[PendingOpen | WaitingDriver] = []
         self.channels: dict[int, Channel] = {}
         self.datagrams = Datagrams(name, config, settings, segments.ports_of(name, settings), time.time())
         self.datagrams.fault = self.fail

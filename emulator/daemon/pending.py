@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from emulator.daemon.channel_side import ChannelSide
-from emulator.daemon.channels import Offer
+from emulator.daemon.channels import Channel, Offer
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import Completed
 from emulator.wire.codec import encode_error, encode_response
@@ -107,6 +107,34 @@ class PendingOpen:
         self.machine.waiting.remove(self)
         self.session.settle(self.msgid, self)
         self.session.put(encode_error(self.msgid, status, reason))
+
+
+class PendingOpening:
+    """A request to open a channel whose host's driver has to think about it."""
+
+    def __init__(self, requests: ChannelRequests, channel: Channel, msgid: int) -> None:
+        self._requests = requests
+        self._channel = channel
+        self._msgid = msgid
+
+    def ended(self) -> None:
+        """It is open, or will not be."""
+        session = self._requests.session
+        if not session.settle(self._msgid, self):
+            return
+        if self._channel.is_open:
+            self._requests.answer_open(self._channel, self._msgid)
+        else:
+            refusal = self._channel.refusal()
+            session.put(encode_error(self._msgid, refusal.status, refusal.text))
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: it is closed again."""
+        session = self._requests.session
+        if session.settle(self._msgid, self):
+            self._channel.machine.bus.close(self._channel)
+            text = "the open was cancelled before its host had answered"
+            session.put(encode_error(self._msgid, NtStatus.CANCELLED, text))
 
 
 class OpenRequest:

@@ -96,6 +96,10 @@ class Server:
             "sessions": len(self._sessions),
         }
 
+    def sessions(self) -> list[Session]:
+        """Attached clients."""
+        return list(self._sessions.values())
+
     @property
     def session_count(self) -> int:
         """Attached clients."""

@@ -22,6 +22,7 @@ from emulator.daemon.address_requests import AddressRequests
 from emulator.daemon.bus_requests import BusRequests
 from emulator.daemon.channel_requests import ChannelRequests
 from emulator.daemon.connection_requests import ConnectionRequests
+from emulator.daemon.driver_requests import DriverRequests
 from emulator.daemon.file_requests import FileRequests
 from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
@@ -119,6 +120,7 @@ class Session:
         self.file_requests = FileRequests(self)
         self.network_requests = NetworkRequests(self)
         self.bus_requests = BusRequests(self)
+        self.driver_requests = DriverRequests(self)
         self.operation_requests = OperationRequests(self)
         self._handlers = self._collect_handlers()
         self._log = logger().bind(session=number, pid=self._pid)
@@ -136,6 +138,7 @@ class Session:
             self.file_requests,
             self.network_requests,
             self.bus_requests,
+            self.driver_requests,
             self.operation_requests,
         )
         handlers: dict[Method, Handler] = {}
@@ -196,6 +199,7 @@ class Session:
         self._ready.clear()
         reason = self._farewell[1] if self._farewell else "the client went away"
         owners = (
+            self.driver_requests,
             self.bus_requests,
             self.channel_requests,
             self.connection_requests,

@@ -132,6 +132,12 @@ class Deliveries:
             return True
         return False
 
+    def give_up(self, handle: int) -> None:
+        """Forget a packet that is malformed (R4). Raises Misuse as ``find``, or for a handle never given out."""
+        if handle in self._held or self._hold_unasked or not 0 < handle <= self.last_handle:
+            self.find(handle)
+            self.remove(handle)
+
     def clear(self) -> None:
         """The channel is gone."""
         self._held.clear()

@@ -88,6 +88,13 @@ class ChannelEndpoint(EndpointView):
         super().__init__(incoming, own, Deliveries(memory, profile, limits, is_pipe=is_pipe))
         self._failure: str | None = None
 
+    def set_delivering(self, on: bool) -> None:
+        """Take from the ring, or leave all there: a paused channel's end sees neither packets nor completions (4.3).
+
+        What waits for room still goes out. Switched on, ``receive`` once, since no doorbell came meanwhile.
+        """
+        self._halted = self._stopped or not on
+
     def holds(self, handle: int) -> bool:
         """Whether a packet with this handle waits to be completed; ask before passing on a stranger's handle."""
         return handle in self._deliveries
@@ -202,7 +209,7 @@ class ChannelEndpoint(EndpointView):
         try:
             if self.line:
                 doorbell = self._own.flush(completed)
-            if not self._stopped:
+            if not self._halted:
                 signal, more = self._poll(max_packets, max_bytes, packets, completed)
                 doorbell |= signal
         except RingCorruption as corruption:
@@ -241,7 +248,7 @@ class ChannelEndpoint(EndpointView):
         """
         self._check_usable()
         deliveries = self._deliveries
-        if self._stopped or not deliveries.takes_payloads:
+        if self._halted or not deliveries.takes_payloads:
             return PayloadRun([], 0, False)
         try:
             received = self._incoming.receive_payloads(min(max_packets, deliveries.room()), max_bytes)
@@ -257,7 +264,7 @@ class ChannelEndpoint(EndpointView):
         With the quota used up no doorbell is asked for; then ``complete`` says when to receive again.
         """
         self._check_usable()
-        if self._stopped or self._deliveries.quota_blocked:
+        if self._halted or self._deliveries.quota_blocked:
             return True
         try:
             return self._incoming.go_idle()
@@ -320,12 +327,14 @@ class ChannelEndpoint(EndpointView):
     def fail(self, handle: int) -> None:
         """Give up on a malformed packet: nothing is sent, and this endpoint delivers nothing any more (R4).
 
-        Windows: VmbChannelPacketFail. Raises Misuse for a handle that is not outstanding.
+        Windows: VmbChannelPacketFail. Raises Misuse for a handle that is not outstanding; where packets that want no
+        completion are finished on delivery, for one that was never delivered.
         """
         self._check_usable()
-        self._deliveries.find(handle)
-        self._deliveries.remove(handle)
-        self._stopped = True
+        if self._stopped:
+            self._deliveries.find(handle)  # nothing is delivered any more: it is held, or was failed before
+        self._deliveries.give_up(handle)
+        self._stopped = self._halted = True
 
     def external_data(self, handle: int) -> tuple[GpaRange, ...]:
         """The guest memory a received packet shows, the same at every call (R6).

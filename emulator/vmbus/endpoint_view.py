@@ -16,7 +16,8 @@ class EndpointView:
         self._incoming = incoming
         self._own = own
         self._deliveries = deliveries
-        self._stopped = False
+        self._stopped = False  # a packet was failed (R4)
+        self._halted = False  # that, or a pause
         self._closed = False
         # How much has come and was not taken yet; a look that takes nothing. Raises RingCorruption.
         self.arrived_bytes = incoming.used_bytes
@@ -52,6 +53,11 @@ class EndpointView:
     def is_stopped(self) -> bool:
         """Whether a packet was failed, so that nothing is delivered any more (R4)."""
         return self._stopped
+
+    @property
+    def is_delivering(self) -> bool:
+        """Whether packets and completions are taken from the ring; ``set_delivering`` changes it."""
+        return not self._halted
 
     @property
     def oldest_outstanding(self) -> tuple[int, object] | None:

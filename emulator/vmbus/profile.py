@@ -92,6 +92,9 @@ class KmclProfile:
     truncate_long_completions: bool = choice(
         True, "Y3", "of a completion that does not fit, what fits is returned", "nothing of it is returned"
     )
+    read_only_gpadl_status: NtStatus = choice(
+        NtStatus.ACCESS_DENIED, "4.2", "a mapping for writing of a GPADL that was made read-only"
+    )
     opened_expiry_fails: bool = choice(
         True,
         "4.3",

@@ -100,7 +100,7 @@ class SendRules:
                 4, "K9", "the MDL chain describes no byte; pass no MDL for a packet without external data"
             )
         self._check_buffer(buffer_bytes)
-        return self._approve(buffer_bytes, _chain_ranges(mdl, 0, total), True, 4, 4)
+        return self._approve(buffer_bytes, chain_ranges(mdl, 0, total), True, 4, 4)
 
     def external_mdl(self, buffer_bytes: int, mdl: Mdl | None, offset: int, length: int, flags: int) -> Approved:
         """Windows: VmbPacketSendWithExternalMdl. ``offset`` and ``length`` are bytes of the described buffer (K12)."""
@@ -185,7 +185,7 @@ class SendRules:
         if length > total - offset:
             text = f"{length} bytes were asked for, but from offset {offset} the MDL chain describes {total - offset}"
             raise self._wrong(6, "K16", f"{text}; pass 0 for all of them")
-        return _chain_ranges(mdl, offset, length or total - offset)
+        return chain_ranges(mdl, offset, length or total - offset)
 
     def _forced_range(self, mdl: Mdl, offset: int, length: int) -> tuple[GpaRange]:
         """K18 to K23: the first MDL only, and up to the end of its last page. Never a page the MDL would not send."""
@@ -234,7 +234,7 @@ class SendRules:
         return Approved(ranges, waits, cost)
 
 
-def _chain_ranges(mdl: Mdl, offset: int, length: int) -> tuple[GpaRange, ...]:
+def chain_ranges(mdl: Mdl, offset: int, length: int) -> tuple[GpaRange, ...]:
     """K13, K17: ``length`` bytes, above 0, of a chain that holds them; one range for each MDL that contributes."""
     ranges = []
     for link in mdl.chain():

@@ -77,3 +77,27 @@ IO_STATUS = (
     Field("information", U64, "bytes moved, as IO_STATUS_BLOCK has it"),
     Field("message", SENTENCE, "why, in words; empty on success"),
 )
+
+CHANNEL = Field("channel", U32, "the open channel")
+GRANT = (
+    Field("window_packets", U32, "packets whoever reads this may send at once"),
+    Field("window_bytes", U64, "bytes whoever reads this may send at once"),
+)
+RINGS = (
+    Field("ring", PFNS, "pages of both rings: the guest-to-host ring first, each with its control page first"),
+    Field("downstream", U32, "where among them the host-to-guest ring begins"),
+    Field("packet_bytes", U32, "largest packet buffer either side may send"),
+    Field("external_bytes", U64, "most external data of one packet"),
+    Field("external_mdls", U32, "most ranges of one packet"),
+    Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
+)
+# Rule Y1; outside the documented bits, so that no driver's flags can mean it.
+DO_NOT_QUEUE = 1 << 31
+FLAGS = Field(
+    "flags",
+    U32,
+    "VMBUS_CHANNEL_FORMAT_FLAG_* bits; in `packet.send` also 0x80000000: refused with BUFFER_OVERFLOW, not queued, "
+    "when the ring has no room",
+)
+BUFFER = Field("buffer", PAYLOAD, "the bytes that travel in the ring")
+COMPLETION = (STATUS, Field("payload", PAYLOAD, "the completion's bytes; empty without WAIT_FOR_COMPLETION"))

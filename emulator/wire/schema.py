@@ -24,16 +24,42 @@ from emulator.wire.connection_rows import (
     CONNECTION_RECEIVE,
     CONNECTION_SEND,
 )
+from emulator.wire.driver_rows import (
+    DRIVER_ALLOCATE,
+    DRIVER_CALLBACK,
+    DRIVER_CLEANUP,
+    DRIVER_DISABLE,
+    DRIVER_DRAINED,
+    DRIVER_ENABLE,
+    DRIVER_LATENCY,
+    DRIVER_OPENED,
+    DRIVER_PAUSE,
+    DRIVER_QUOTA,
+    DRIVER_START,
+    DRIVER_STATE,
+    GPADL_CREATE,
+    GPADL_DELETE,
+    GPADL_MAP,
+    GPADL_UNMAP,
+    MEMORY_PAGE,
+    MEMORY_PAGED,
+    PACKET_SEND_EXTERNAL_PFNS,
+)
 from emulator.wire.fields import Field, Maybe
 from emulator.wire.file_rows import FILE_CREATE, IRP_SUBMIT, IRP_SUBMIT_AT
 from emulator.wire.method import (
     ADDRESS,
     BOOL,
     BOTH,
+    BUFFER,
+    CHANNEL,
     CHUNK,
+    COMPLETION,
     CONTROL,
     DATAGRAM,
     DOCUMENT,
+    FLAGS,
+    GRANT,
     GUID,
     HOST,
     IN,
@@ -44,6 +70,7 @@ from emulator.wire.method import (
     OUT,
     PAYLOAD,
     PFNS,
+    RINGS,
     RUN,
     SENTENCE,
     STATUS,
@@ -97,11 +124,30 @@ __all__ = [
     "CONNECTION_RECEIVE",
     "CONNECTION_SEND",
     "DAEMON_LOG_LEVEL",
+    "DRIVER_ALLOCATE",
+    "DRIVER_CALLBACK",
+    "DRIVER_CLEANUP",
+    "DRIVER_DISABLE",
+    "DRIVER_DRAINED",
+    "DRIVER_ENABLE",
+    "DRIVER_LATENCY",
+    "DRIVER_OPENED",
+    "DRIVER_PAUSE",
+    "DRIVER_QUOTA",
+    "DRIVER_START",
+    "DRIVER_STATE",
     "FILE_CREATE",
+    "GPADL_CREATE",
+    "GPADL_DELETE",
+    "GPADL_MAP",
+    "GPADL_UNMAP",
     "IRP_SUBMIT",
     "IRP_SUBMIT_AT",
     "MACHINE_RETURN_CHAINED",
+    "MEMORY_PAGE",
+    "MEMORY_PAGED",
     "METHODS",
+    "PACKET_SEND_EXTERNAL_PFNS",
     "PAYLOAD",
     "PROTOCOL_VERSION",
     "SEGMENT_CHANGE",
@@ -112,7 +158,6 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 
-_CHANNEL = Field("channel", U32, "the open channel")
 _SLOT = (
     Field("vp", U32, "virtual processor"),
     Field("sint", U8, "its synthetic interrupt source: 2 for VMBus, unless the guest asked for another"),
@@ -121,22 +166,7 @@ _CONNECTION = Field("connection_id", U32, "the hypercall's connection id")
 _HYPERCALL = (Field("status", U16, "what the hypercall returns: HV_STATUS, 0 is success"),)
 _PACKETS = Field("packets", U32, "packets more")
 _BYTES = Field("bytes", U64, "bytes more")
-_GRANT = (
-    Field("window_packets", U32, "packets whoever reads this may send at once"),
-    Field("window_bytes", U64, "bytes whoever reads this may send at once"),
-)
-_RINGS = (
-    Field("ring", PFNS, "pages of both rings: the guest-to-host ring first, each with its control page first"),
-    Field("downstream", U32, "where among them the host-to-guest ring begins"),
-    Field("packet_bytes", U32, "largest packet buffer either side may send"),
-    Field("external_bytes", U64, "most external data of one packet"),
-    Field("external_mdls", U32, "most ranges of one packet"),
-    Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
-)
-_FLAGS = Field("flags", U32, "VMBUS_CHANNEL_FORMAT_FLAG_* bits")
-_BUFFER = Field("buffer", PAYLOAD, "the bytes that travel in the ring")
 _CHAIN = Field("mdl", MDL_CHAIN, "the MDL chain as a run; empty means NULL")
-_COMPLETION = (STATUS, Field("payload", PAYLOAD, "the completion's bytes; empty without WAIT_FOR_COMPLETION"))
 
 # fmt: off
 HELLO = row(1, "hello", IN, (
@@ -196,7 +226,7 @@ CHANNEL_OFFER = row(20, "channel.offer", IN, (
     Field("interface", GUID, "interface (class) id, little-endian GUID bytes"),
     Field("instance", Maybe(GUID), "instance id; the daemon makes one for nil"),
     Field("pipe", BOOL, "named-pipe mode: packets carry the pipe header, and exact lengths"),
-    *_GRANT,
+    *GRANT,
 ), (
     Field("offer", U32, "its number in this session"),
     Field("instance", GUID, "its instance id"),
@@ -210,47 +240,47 @@ CHANNEL_OPEN = row(22, "channel.open", IN, (
     Field("wait", BOOL, "wait for the offer; otherwise its absence is a refusal"),
     Field("send_pages", U32, "data pages of the guest-to-host ring; 0 for the default"),
     Field("receive_pages", U32, "data pages of the host-to-guest ring; 0 for the default"),
-    *_GRANT,
+    *GRANT,
 ), (
     Field("channel", U32, "its number in this session"),
     Field("instance", GUID, "the instance that was opened"),
     Field("pipe", BOOL, "named-pipe mode"),
-    *_GRANT,
+    *GRANT,
 ), "Open an offered channel, as its guest.")
-CHANNEL_CLOSE = row(23, "channel.close", IN, (_CHANNEL,), (),
+CHANNEL_CLOSE = row(23, "channel.close", IN, (CHANNEL,), (),
     "Close an open channel, from either side. The host's offer stands.")
 CHANNEL_OPENED = row(24, "channel.opened", OUT, (
-    Field("offer", U32, "the offer that was opened"), _CHANNEL, *_GRANT,
+    Field("offer", U32, "the offer that was opened"), CHANNEL, *GRANT,
 ), None, "A guest opened the host's offer; each opening is a channel of its own.")
 CHANNEL_CLOSED = row(25, "channel.closed", OUT, (
-    _CHANNEL, STATUS, Field("reason", SENTENCE, "who closed it, and why"),
+    CHANNEL, STATUS, Field("reason", SENTENCE, "who closed it, and why"),
 ), None, "A channel is gone; what was outstanding on it has been completed. A direct client reads its rings to the "
     "end, then sends `channel.close`: they are kept until then.")
-CHANNEL_WINDOW = row(26, "channel.window", BOTH, (_CHANNEL, _PACKETS, _BYTES), None,
+CHANNEL_WINDOW = row(26, "channel.window", BOTH, (CHANNEL, _PACKETS, _BYTES), None,
     "The receiver of this may send so much more on the channel.")
 CHANNEL_PACKETS = row(27, "channel.packets", OUT, (
-    _CHANNEL,
+    CHANNEL,
     Field("first", U64, "handle of the first packet; the others count up from it"),
     Field("run", RUN, "packets as they stood in the ring, back to back, without footers"),
     Field("errors", DOCUMENT, "empty, or JSON `[[handle, status, message], …]` for external data that cannot be used"),
 ), None, "Packets that arrived.")
 
-PACKET_SEND = row(30, "packet.send", IN, (_CHANNEL, _FLAGS, _BUFFER, _CHAIN), _COMPLETION,
+PACKET_SEND = row(30, "packet.send", IN, (CHANNEL, FLAGS, BUFFER, _CHAIN), COMPLETION,
     "Windows: VmbPacketSend. Answered when completed (or, without WAIT_FOR_COMPLETION, when in the ring).")
 PACKET_SEND_EXTERNAL_MDL = row(31, "packet.send_external_mdl", IN, (
-    _CHANNEL, _FLAGS, _BUFFER, _CHAIN,
+    CHANNEL, FLAGS, BUFFER, _CHAIN,
     Field("offset", U64, "MdlOffset: bytes from the start of the described buffer"),
     Field("length", U64, "MdlLength: bytes to send; 0 for all from the offset"),
-), _COMPLETION, "Windows: VmbPacketSendWithExternalMdl.")
+), COMPLETION, "Windows: VmbPacketSendWithExternalMdl.")
 PACKET_SEND_RUN = row(32, "packet.send_run", IN, (
-    _CHANNEL, Field("run", RUN, "in-band packets without completion, back to back, as they shall stand in the ring"),
+    CHANNEL, Field("run", RUN, "in-band packets without completion, back to back, as they shall stand in the ring"),
 ), (Field("packets", U32, "how many were written"),),
     "Many packets in one call, all or none. Answered when all are in the ring.")
 PACKET_COMPLETE = row(33, "packet.complete", IN, (
-    _CHANNEL, Field("handle", U64, "the packet"), Field("payload", PAYLOAD, "the completion's bytes"),
+    CHANNEL, Field("handle", U64, "the packet"), Field("payload", PAYLOAD, "the completion's bytes"),
 ), None, "Windows: VmbChannelPacketComplete. Exactly once for each packet received that asks for a completion or is "
     "GPA-direct; any other is finished when it is delivered.")
-PACKET_FAIL = row(34, "packet.fail", IN, (_CHANNEL, Field("handle", U64, "the packet")), None,
+PACKET_FAIL = row(34, "packet.fail", IN, (CHANNEL, Field("handle", U64, "the packet")), None,
     "Windows: VmbChannelPacketFail. No completion is sent, and the channel delivers nothing more.")
 
 CHANNEL_OFFER_DIRECT = row(35, "channel.offer_direct", IN, (
@@ -273,10 +303,10 @@ CHANNEL_OPEN_DIRECT = row(36, "channel.open_direct", IN, (
     Field("channel", U32, "its number in this session"),
     Field("instance", GUID, "the instance that was opened"),
     Field("pipe", BOOL, "named-pipe mode"),
-    *_RINGS,
+    *RINGS,
 ), "Like `channel.open`, for a guest that works the rings itself; they are laid out already.")
 CHANNEL_OPENED_DIRECT = row(37, "channel.opened_direct", OUT, (
-    Field("offer", U32, "the offer that was opened"), _CHANNEL, *_RINGS,
+    Field("offer", U32, "the offer that was opened"), CHANNEL, *RINGS,
 ), None, "Like `channel.opened`, to a host that works the rings itself.")
 
 ADDRESS_OPEN = row(40, "address.open", IN, (
@@ -285,12 +315,12 @@ ADDRESS_OPEN = row(40, "address.open", IN, (
     Field("host", HOST, "local IP address; 0.0.0.0 or :: for any"),
     Field("port", U16, "local port; 0 for a free one"),
     Field("share", BOOL, "whether others may open the same address (FILE_SHARE_READ | FILE_SHARE_WRITE)"),
-    *_GRANT,
+    *GRANT,
 ), (
     Field("address", U32, "its number in this session"),
     Field("host", HOST, "the address it is bound to"),
     Field("port", U16, "the port it is bound to"),
-    *_GRANT,
+    *GRANT,
 ), "Open an address object (IRP_MJ_CREATE with a TransportAddress).")
 ADDRESS_CLOSE = row(41, "address.close", IN, (ADDRESS,), (), "IRP_MJ_CLEANUP, then IRP_MJ_CLOSE.")
 ADDRESS_SEND_DATAGRAM = row(42, "address.send_datagram", IN, (
@@ -345,7 +375,7 @@ BUS_EVENT_FLAGS_PAGE = row(58, "bus.event_flags_page", IN, (
 ), (), "The register SIEFP of a processor: from now on the host's event flags stand there, and an event or a doorbell "
     "comes when one was clear. For machines with `event_flags_page` in their configuration.")
 CHANNEL_DAMAGED = row(59, "channel.damaged", IN, (
-    _CHANNEL, Field("reason", SENTENCE, "what the direct end found"),
+    CHANNEL, Field("reason", SENTENCE, "what the direct end found"),
 ), None, "The rings of this channel are damaged, as its direct end found: for the daemon's log and listings, which "
     "would not know otherwise. The client sends `channel.close` next.")
 # fmt: on

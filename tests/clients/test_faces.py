@@ -21,7 +21,19 @@ from emulator.vmbus.send_rules import SendFlags
 from tests.support.processes import start_daemon
 
 ECHO = "8f6b1c0e-2f4b-4a9e-8d6b-3a5d7c9e1f20"
-FACES = ("Connection", "Machine", "Channel", "OfferedChannel", "Packet", "Address", "File", "BusGuest", "TdiConnection")
+FACES = (
+    "Connection",
+    "Machine",
+    "Channel",
+    "OfferedChannel",
+    "Packet",
+    "DriverChannel",
+    "DriverPacket",
+    "Address",
+    "File",
+    "BusGuest",
+    "TdiConnection",
+)
 # What a face needs for itself: an event loop's reader and writer, or a plain loop's single step.
 OWN_TRIO = {"Connection": {"fail", "failure", "read", "write", "drain", "wait_for"}}
 OWN_SYNC = {"Connection": {"wait", "wait_for_item"}}

@@ -92,6 +92,7 @@ CLIENT_CORE = (
     "clients.call_table",
     "clients.inbox",
     "clients.driver",
+    "clients.driver_table",
     "clients.calls",
     "clients.bus_inbox",
 )
@@ -118,6 +119,7 @@ CLIENT_SHARED = (
     "clients.receive_calls",
     "clients.file_calls",
     "clients.connection_calls",
+    "clients.driver_calls",
 )
 CLIENT_SYNC = (
     "clients.sync",
@@ -127,6 +129,7 @@ CLIENT_SYNC = (
     "clients.sync_bus",
     "clients.sync_files",
     "clients.sync_tdi_connections",
+    "clients.sync_driver",
 )
 BELOW_CLIENTS = (
     *FOUNDATION,

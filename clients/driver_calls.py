@@ -1,0 +1,364 @@
+"""What both faces' driver channels are made of: checks, calls and packets. A face adds the waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import partial
+from math import inf
+from typing import Any
+
+from clients import requests, taking
+from clients.calls import Call, RequestFailed
+from clients.direct import DirectEnd
+from clients.direct_calls import DirectPacket
+from clients.driver import CallbackDue, ChannelCallbacks, DriverPhase, DriverSend, DriverState
+from clients.inbox import EndState, ReceivedPacket
+from clients.memory import Buffer, MachineMemory
+from clients.protocol import GRANT, ClientProtocol
+from emulator.memory import PAGE_SIZE, GpaRange, Mdl, MdlFlags
+from emulator.status import NtStatus, Refused
+from emulator.vmbus.channel_setup import ChannelSetup
+from emulator.vmbus.life_cycle import Callback
+from emulator.vmbus.profile import EndpointLimits, Side
+from emulator.vmbus.send_rules import SendRules
+from emulator.vmbus.synchronous import check_synchronous, fit_completion
+from emulator.wire.runs import pack_mdl_chain, parse_mdl_chain_untrusted
+from emulator.wire.schema import (
+    DRIVER_ALLOCATE,
+    DRIVER_CLEANUP,
+    DRIVER_DISABLE,
+    DRIVER_ENABLE,
+    DRIVER_LATENCY,
+    DRIVER_PAUSE,
+    DRIVER_QUOTA,
+    DRIVER_START,
+    GPADL_CREATE,
+    GPADL_DELETE,
+    GPADL_MAP,
+    GPADL_UNMAP,
+)
+
+# Which state callback this code runs in, of which channel.
+running_callback: ContextVar[CallbackDue | None] = ContextVar("running_callback", default=None)
+
+# More than any ring: before there is one, its size is nobody's fault.
+_NO_RING_YET = 1 << 40
+
+
+class DriverCore:
+    """One driver channel, but for the waiting."""
+
+    def __init__(
+        self,
+        protocol: ClientProtocol,
+        machine: tuple[int, MachineMemory],
+        side: Side,
+        callbacks: ChannelCallbacks,
+        mode: str,
+        channel: Any,
+    ) -> None:
+        self.protocol = protocol
+        self.setup = ChannelSetup(side)
+        self.state = DriverState(side, callbacks, channel)
+        self.state.machine, self._memory = machine
+        self._direct = requests.direct_memory(mode, self._memory)
+        if self._direct is not None:
+            of = protocol, self.state.machine
+            self.state.attach = partial(requests.attach_driver, of, self._direct, self.state)
+        self._is_allocated = False
+        self._is_disposed = False
+
+    # ---- life cycle
+
+    def in_callback(self) -> int | None:
+        """The callback of this channel that the calling code runs in."""
+        due = running_callback.get()
+        runs = due is not None and due.state is self.state and self.state.running is due
+        return due.kind if due is not None and runs else None
+
+    def _require_not_disposed(self) -> None:
+        if self._is_disposed:
+            text = "the channel has been cleaned up; allocate another"
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, text, rule="4.3")
+
+    def allocate(self) -> Call | None:
+        """The first call of an enable; None when it was made before. Seals the setup. Raises Refused."""
+        self._require_not_disposed()
+        if self._is_allocated:
+            return None
+        document = self.setup.seal()
+        state = self.state
+        is_host, is_direct = state.side is Side.HOST, self._direct is not None
+
+        def build(result: tuple[Any, ...]) -> None:
+            state.number, state.has_verifier = result
+            self.protocol.add_driver(state)
+
+        def undo(result: tuple[Any, ...]) -> None:
+            self.protocol.call(DRIVER_CLEANUP, result[0])
+
+        self._is_allocated = True
+        return self.protocol.call(
+            DRIVER_ALLOCATE, state.machine, is_host, is_direct, document, *GRANT, build=build, undo=undo
+        )
+
+    def enable(self) -> Call:
+        """Windows: VmbChannelEnable."""
+        self._require_not_disposed()
+        self.state.was_disabled = False
+        return self.protocol.call(DRIVER_ENABLE, self.state.number)
+
+    def start(self) -> Call:
+        """Windows: VmbChannelStart."""
+        return self._step(DRIVER_START, "Start belongs between Enable and Disable; enable the channel first")
+
+    def pause(self) -> Call:
+        """Windows: VmbChannelPause."""
+        return self._step(DRIVER_PAUSE, "")
+
+    def disable(self) -> Call | None:
+        """Windows: VmbChannelDisable; None when it was never enabled."""
+        return self._step(DRIVER_DISABLE, "") if self._is_allocated else None
+
+    def _step(self, method: Any, unless_allocated: str) -> Call:
+        self._require_not_disposed()
+        if not self._is_allocated and unless_allocated:
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, unless_allocated, rule="4.3")
+        return self.protocol.call(method, self.state.number, self.in_callback() is not None)
+
+    def cleanup(self) -> Call | None:
+        """Windows: VmbChannelCleanup; None when the daemon never heard of it."""
+        self._require_not_disposed()
+        if not self._is_allocated:
+            self._dispose(())
+            return None
+        return self.protocol.call(DRIVER_CLEANUP, self.state.number, build=self._dispose)
+
+    def _dispose(self, result: tuple[Any, ...]) -> None:
+        self._is_disposed = True
+        error = RequestFailed(NtStatus.INVALID_DEVICE_STATE, "the channel has been cleaned up")
+        self.protocol.drop_driver(self.state, error)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing can be asked of it any more."""
+        return self._is_disposed or self.state.closed is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no packet comes any more: it was disabled, and its callbacks have returned."""
+        state = self.state
+        is_disabled = state.was_disabled and state.running is None
+        return self._is_disposed or state.closed is not None or is_disabled
+
+    def mmio_space(self) -> tuple[int, int]:
+        """(address, bytes). Raises Refused before it is open."""
+        opened = self.state.phase is DriverPhase.OPEN or self.in_callback() == Callback.OPENED
+        if not opened:
+            text = f"the MMIO space is known once the channel is open, and it is {self.state.phase.value}"
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, text, rule="4.2")
+        return self.state.mmio
+
+    # ---- sending
+
+    def _rules(self) -> SendRules:
+        state, values = self.state, self.setup.values
+        profile = self.protocol.profile_of(state.machine)
+        packet, external, mdls = state.largest
+        limits = EndpointLimits(
+            max_packet_bytes=packet or values.packet_bytes or profile.limits.max_packet_bytes,
+            max_external_bytes=external or values.external_bytes or profile.limits.max_external_bytes,
+            max_external_chain=mdls or values.external_mdls or profile.limits.max_external_chain,
+        )
+        return SendRules(
+            state.side,
+            profile.kmcl,
+            limits,
+            is_pipe=state.pipe or values.is_pipe,
+            page_count=self._memory.byte_count // PAGE_SIZE,
+            largest_cost=state.ring_bytes - 16 if state.ring_bytes else _NO_RING_YET,
+        )
+
+    def _submit(self, attempt: Callable[[EndState], Any]) -> DriverSend:
+        return self.state.submit(attempt, self.protocol.abandon)
+
+    def submit(self, buffer: bytes, mdl: Mdl | None, flags: int, *, may_queue: bool = True) -> DriverSend:
+        """Windows: VmbPacketSend. Raises Refused."""
+        self._require_not_disposed()
+        self._rules().packet(len(buffer), mdl, int(flags))
+        data = bytes(buffer)
+        if not may_queue and (self.state.held or not self.state.sends or self.state.opening is None):
+            text = "the channel is not open, and the packet may not wait until it is"
+            raise Refused(NtStatus.BUFFER_OVERFLOW, text, rule="Y1")
+        send = requests.send
+        return self._submit(lambda end: send(self.protocol, end, data, mdl, flags, may_queue=may_queue))
+
+    def submit_external_mdl(self, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DriverSend:
+        """Windows: VmbPacketSendWithExternalMdl. Raises Refused."""
+        self._require_not_disposed()
+        self._rules().external_mdl(len(buffer), mdl, *span, int(flags))
+        data = bytes(buffer)
+        send = requests.send_with_external_mdl
+        return self._submit(lambda end: send(self.protocol, end, data, mdl, span, flags))
+
+    def submit_external_pfns(self, buffer: bytes, pfns: Sequence[int] | None, flags: int) -> DriverSend:
+        """Windows: VmbPacketSendWithExternalPfns. Raises Refused."""
+        self._require_not_disposed()
+        self._rules().external_pfns(len(buffer), pfns, int(flags))
+        data = bytes(buffer)
+        send = requests.send_with_external_pfns
+        return self._submit(lambda end: send(self.protocol, end, data, pfns, flags))
+
+    def submit_synchronous(
+        self, buffer: bytes, mdl: Mdl | None, flags: int, completion_bytes: int, timeout_seconds: float | None
+    ) -> tuple[DriverSend, float]:
+        """The packet of a VmbChannelSendSynchronousRequest, and how long to wait for its end.
+
+        Raises Refused (Y1 to Y3, Y5).
+        """
+        profile = self.protocol.profile_of(self.state.machine).kmcl
+        may_queue = check_synchronous(self.state.side, profile, int(flags), timeout_seconds, completion_bytes)
+        if may_queue and self.in_callback() == Callback.STARTED:
+            text = "Started runs before anything is received, so what it waits for never comes; wait in PostStarted"
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, text, rule="Y5")
+        # One that may not queue is in the ring or refused at once; only the daemon's word for that is waited for.
+        seconds = inf if timeout_seconds is None or not may_queue else timeout_seconds
+        try:
+            return self.submit(buffer, mdl, flags, may_queue=may_queue), seconds
+        except RequestFailed as error:
+            raise Refused(error.status, error.message) from None
+
+    @staticmethod
+    def timed_out(seconds: float) -> RequestFailed:
+        """The end of a synchronous request whose time ran out; a late completion is swallowed (Y4)."""
+        return RequestFailed(NtStatus.CANCELLED, f"no completion came within {seconds:g} seconds [Y4]")
+
+    def fitted(self, completion: requests.Completion, completion_bytes: int) -> requests.Completion:
+        """What of a completion fits the caller's buffer (Y3)."""
+        profile = self.protocol.profile_of(self.state.machine).kmcl
+        status, written = fit_completion(profile, completion, completion_bytes)
+        fitted = requests.Completion(written)
+        fitted.status = status
+        return fitted
+
+    def synchronous_failure(self, error: RequestFailed) -> RequestFailed:
+        """Its error as the call returns it: the channel went away is DEVICE_REMOVED (Y4)."""
+        if error.status is NtStatus.CANCELLED:
+            return RequestFailed(NtStatus.DEVICE_REMOVED, error.message)
+        return error
+
+    # ---- receiving
+
+    def take(self) -> ReceivedPacket | DirectPacket:
+        """The next packet, which there is."""
+        state = self.state
+        items = state.items
+        received: ReceivedPacket | DirectPacket = items[0]
+        if received.is_again:
+            items.popleft()
+        else:
+            received = taking.take_packet(self.protocol, items)
+        state.taken.add(received)
+        return received
+
+    def check_completion(self, received: ReceivedPacket | DirectPacket) -> None:
+        """Before a packet is completed or failed. Raises RequestFailed for one that was put back."""
+        if received.is_again and received in self.state.items:
+            text = f"packet {received.handle} was put back; complete it when it comes again"
+            raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, text)
+
+    def ended(self, received: ReceivedPacket | DirectPacket) -> None:
+        """A packet is completed, or failed."""
+        self.protocol.packet_ended(self.state, received)
+
+    def external_mdl(self, received: ReceivedPacket | DirectPacket, *, read_only: bool) -> Mdl:
+        """Windows: VmbChannelPacketGetExternalData. Raises RequestFailed."""
+        if received.mdl is None:
+            ranges = requests.usable_ranges(received)
+            pfns = tuple(pfn for each in ranges for pfn in each.pfns)
+            if self.protocol.is_paged_out(self.state.machine, pfns):
+                self.protocol.wait_for_pages(pfns, self.state, received)
+                text = "pages of it are out; return without completing the packet, and it comes again when they are in"
+                raise RequestFailed(NtStatus.PENDING, text)
+            received.mdl = _mdl_of(ranges, read_only)
+        return received.mdl
+
+    def defer(self, received: ReceivedPacket | DirectPacket) -> None:
+        """Windows: VmbChannelPacketDeferToPassive. Raises RequestFailed for one that is completed, or put back."""
+        if received.completed or received not in self.state.taken:
+            text = f"packet {received.handle} has been completed already, or its channel has closed"
+            raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, text)
+        if received in self.state.items:
+            raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, f"packet {received.handle} has been put back already")
+        self.state.put_back(received)
+        self.protocol.touch(self.state)
+
+    def set_quota(self, quota: int) -> Call | None:
+        """Windows: VmbChannelSetTransactionQuota; None for a direct end, whose own it is. Raises Refused (Q4)."""
+        if quota <= 0 and not self.protocol.profile_of(self.state.machine).kmcl.raise_on_zero_quota:
+            return None
+        if quota <= 0:
+            raise Refused(NtStatus.INVALID_PARAMETER, f"a transaction quota is above 0, not {quota}", rule="Q4")
+        self.state.quota = quota
+        if isinstance(self.state.opening, DirectEnd):
+            self.state.opening.set_transaction_quota(quota)
+        return self.protocol.call(DRIVER_QUOTA, self.state.number, quota) if self._is_allocated else None
+
+    # ---- page lists, latency
+
+    def create_gpadl(self, memory: Mdl | Buffer, offset: int, length: int, *, read_only: bool) -> Call:
+        """Windows: VmbChannelCreateGpadlFromMdl, VmbChannelCreateGpadlFromBuffer."""
+        mdl = memory.mdl if isinstance(memory, Buffer) else memory
+        return self.protocol.call(GPADL_CREATE, self.state.number, read_only, pack_mdl_chain(mdl), offset, length)
+
+    def delete_gpadl(self, handle: int) -> Call:
+        """Windows: VmbChannelDeleteGpadl."""
+        return self.protocol.call(GPADL_DELETE, self.state.number, handle)
+
+    def map_gpadl(self, handle: int, *, read_only: bool) -> Call:
+        """Windows: VmbChannelMapGpadl."""
+        return self.protocol.call(GPADL_MAP, self.state.number, handle, read_only)
+
+    @staticmethod
+    def mapped(result: tuple[Any, ...]) -> Mdl:
+        """What a mapping answered."""
+        mdl = parse_mdl_chain_untrusted(result[0])
+        assert mdl is not None, "a page list has at least one page"
+        return mdl
+
+    def unmap_gpadl(self, handle: int) -> Call:
+        """Windows: VmbChannelUnmapGpadl."""
+        return self.protocol.call(GPADL_UNMAP, self.state.number, handle)
+
+    def set_interrupt_latency(self, latency: int) -> Call:
+        """Windows: VmbChannelSetInterruptLatency."""
+        return self.protocol.call(DRIVER_LATENCY, self.state.number, latency)
+
+
+def _mdl_of(ranges: tuple[GpaRange, ...], read_only: bool) -> Mdl:
+    """A chain of locked MDLs, one for each range (R6); for reading only, they do not say that they may be written."""
+    flags = MdlFlags.PAGES_LOCKED if read_only else MdlFlags.PAGES_LOCKED | MdlFlags.WRITE_OPERATION
+    head: Mdl | None = None
+    for count, offset, pfns in reversed(ranges):
+        head = Mdl(offset, count, pfns, flags, head)
+    assert head is not None, "a packet with external data has a range"
+    return head
+
+
+def status_of(returned: Any) -> NtStatus:
+    """What a callback's return value means."""
+    return NtStatus.SUCCESS if returned is None else NtStatus(returned)
+
+
+def run_callback(protocol: ClientProtocol, due: CallbackDue) -> None:
+    """Run a state callback where nothing can be awaited, and answer it. What it raises comes out, once answered."""
+    token = running_callback.set(due)
+    status = NtStatus.UNSUCCESSFUL
+    try:
+        status = status_of(due.call())
+    except (Refused, RequestFailed) as error:
+        status = error.status
+    finally:
+        running_callback.reset(token)
+        protocol.answer_callback(due, status)

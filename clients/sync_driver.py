@@ -1,0 +1,306 @@
+"""Driver channels: the face without an event loop. KMCL's channel, whole: see the trio face."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from clients.calls import RequestFailed
+from clients.direct_calls import DirectPacket
+from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
+from clients.driver_calls import DriverCore
+from clients.inbox import ReceivedPacket
+from clients.memory import Buffer
+from clients.requests import Completion, completion
+from clients.sync_vmbus import Packet
+from emulator.memory import Mdl
+from emulator.vmbus.channel_setup import ChannelSetup
+from emulator.vmbus.profile import Side
+from emulator.vmbus.send_rules import SendFlags
+
+if TYPE_CHECKING:
+    from clients.sync import Connection
+    from clients.sync_vmbus import Machine
+
+
+class DriverPacket(Packet):
+    """A packet that arrived on a driver channel. Exactly one of ``complete``, ``fail`` and ``defer`` follows."""
+
+    def __init__(
+        self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket, core: DriverCore
+    ) -> None:
+        super().__init__(connection, machine, received)
+        self._core = core
+        self.is_deferred = received.is_again  # put back with ``defer`` or for its pages, and here again
+        # Above 0 on the last of a batch: how many it had. Windows: EvtVmbChannelProcessingComplete (B1).
+        self.batch_packets = received.batch
+
+    def complete(self, payload: bytes = b"") -> None:
+        """Windows: VmbChannelPacketComplete (R3)."""
+        self._core.check_completion(self._received)
+        super().complete(payload)
+        self._core.ended(self._received)
+        self._connection.flush()
+
+    def fail(self) -> None:
+        """Windows: VmbChannelPacketFail. The channel delivers nothing more until closed and opened again (R4)."""
+        self._core.check_completion(self._received)
+        super().fail()
+        self._core.ended(self._received)
+        self._connection.flush()
+
+    def external_mdl(self, *, read_only: bool = False) -> Mdl:
+        """The guest memory it shows, an MDL for each range. Windows: VmbChannelPacketGetExternalData (R6, R7).
+
+        Raises RequestFailed: with PENDING, take it as not delivered; it comes again when its pages are in.
+        """
+        return self._core.external_mdl(self._received, read_only=read_only)
+
+    def defer(self) -> None:
+        """Put it back; it comes again before any other. Windows: VmbChannelPacketDeferToPassive (R5)."""
+        self._core.defer(self._received)
+        self._connection.flush()
+
+
+class DriverChannel:
+    """A channel with the life cycle of KMCL (4.3), of a guest or of a host. Iterate over it for packets.
+
+    Made disabled by ``machine.allocate_channel``; ``setup`` takes the Init* values until ``enable``. A guest is active
+    by enabling; a host starts paused and needs ``start``. Calls raise RequestFailed or Refused with the status.
+    """
+
+    def __init__(
+        self, connection: Connection, machine: Machine, side: Side, callbacks: ChannelCallbacks, mode: str
+    ) -> None:
+        self.side = side
+        self.pointer: object = None  # Windows: VmbChannelSetPointer, VmbChannelGetPointer
+        self._connection = connection
+        self._machine = machine
+        of = machine.number, machine.memory
+        self._core = DriverCore(connection.protocol, of, side, callbacks, mode, self)
+        self._state = self._core.state
+
+    @property
+    def setup(self) -> ChannelSetup:
+        """The Init* values, to be set before ``enable``."""
+        return self._core.setup
+
+    # ---- life cycle
+
+    @property
+    def phase(self) -> DriverPhase:
+        """Disabled, enabled or open."""
+        return self._state.phase
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is delivered before ``start``."""
+        return self._state.is_paused
+
+    @property
+    def instance(self) -> UUID | None:
+        """The instance id of the active offer. Windows: VmbChannelGetInterfaceInstance."""
+        return self._state.instance_id
+
+    @property
+    def mmio_space(self) -> tuple[int, int]:
+        """(address, bytes) reserved for it; once it is open. Windows: VmbChannelGetMmioSpace. Raises Refused."""
+        return self._core.mmio_space()
+
+    @property
+    def outstanding(self) -> int:
+        """Packets that were taken here and not completed."""
+        return len(self._state.taken)
+
+    def enable(self) -> None:
+        """Host: offer it. Guest: take the offer, or wait for one. Returns at once. Windows: VmbChannelEnable."""
+        allocate = self._core.allocate()
+        if allocate is not None:
+            self._connection.finish(allocate)
+        self._connection.finish(self._core.enable())
+
+    def start(self) -> None:
+        """Leave paused. Returns at once. Not from a state callback (refused). Windows: VmbChannelStart."""
+        self._connection.finish(self._core.start())
+
+    def pause(self) -> None:
+        """Returns when paused, all received packets completed. Disabled: paused at enable. Windows: VmbChannelPause."""
+        allocate = self._core.allocate()
+        if allocate is not None:
+            self._connection.finish(allocate)
+        self._connection.finish(self._core.pause())
+
+    def disable(self) -> None:
+        """Host: revoke it. Guest: close it. Returns when Closed has returned. Windows: VmbChannelDisable."""
+        call = self._core.disable()
+        if call is not None:
+            self._connection.finish(call)
+
+    def cleanup(self) -> None:
+        """Dispose of it; refused unless disabled. Windows: VmbChannelCleanup."""
+        call = self._core.cleanup()
+        if call is not None:
+            self._connection.finish(call)
+
+    def until(self, phase: DriverPhase, *, active: bool | None = None) -> None:
+        """Return when it is in this phase (and, if asked, active or paused). Raises RequestFailed when that is gone."""
+        while self._state.phase is not phase or (active is not None and self._state.is_paused is active):
+            if self._state.closed is not None:
+                raise RequestFailed(*self._state.closed)
+            self._connection.wait()
+
+    # ---- sending
+
+    def submit(
+        self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> DriverSend:
+        """Windows: VmbPacketSend. Checks the arguments now (raises Refused) and queues or sends; never waits.
+
+        What is returned is ``done`` when the packet is complete; ``finish`` waits for that. Before the channel is open
+        packets wait here, and go out in order when Opened has returned.
+        """
+        return self._submitted(self._core.submit(buffer, mdl, flags))
+
+    def submit_with_external_mdl(
+        self,
+        buffer: bytes,
+        mdl: Mdl | None,
+        offset: int = 0,
+        length: int = 0,
+        flags: int = SendFlags.WAIT_FOR_COMPLETION,
+    ) -> DriverSend:
+        """Windows: VmbPacketSendWithExternalMdl, as ``submit``."""
+        return self._submitted(self._core.submit_external_mdl(buffer, mdl, (offset, length), flags))
+
+    def submit_with_external_pfns(
+        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> DriverSend:
+        """Windows: VmbPacketSendWithExternalPfns, as ``submit``."""
+        return self._submitted(self._core.submit_external_pfns(buffer, pfns, flags))
+
+    def _submitted(self, send: DriverSend) -> DriverSend:
+        self._connection.flush()
+        return send
+
+    def finish(self, sent: DriverSend) -> Completion:
+        """Wait for the end of what ``submit`` returned; raises RequestFailed with the status it ended with.
+
+        Interrupted meanwhile, the packet is cancelled (4.4).
+        """
+        self._connection.finish(sent)
+        return completion(sent)
+
+    def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
+        """``submit`` and ``finish``."""
+        return self.finish(self.submit(buffer, mdl, flags=flags))
+
+    def send_with_external_mdl(
+        self,
+        buffer: bytes,
+        mdl: Mdl | None,
+        offset: int = 0,
+        length: int = 0,
+        flags: int = SendFlags.WAIT_FOR_COMPLETION,
+    ) -> Completion:
+        """``submit_with_external_mdl`` and ``finish``."""
+        return self.finish(self.submit_with_external_mdl(buffer, mdl, offset, length, flags))
+
+    def send_with_external_pfns(
+        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> Completion:
+        """``submit_with_external_pfns`` and ``finish``."""
+        return self.finish(self.submit_with_external_pfns(buffer, pfns, flags))
+
+    def send_synchronous(
+        self,
+        buffer: bytes,
+        mdl: Mdl | None = None,
+        *,
+        flags: int = SendFlags.WAIT_FOR_COMPLETION,
+        completion_bytes: int = 0,
+        timeout_seconds: float | None = None,
+    ) -> Completion:
+        """Windows: VmbChannelSendSynchronousRequest (Y1 to Y5). ``timeout_seconds`` None waits for ever.
+
+        Returns the completion, cut to ``completion_bytes`` (its ``status`` is then BUFFER_OVERFLOW). Raises Refused for
+        a call that is not allowed, RequestFailed: BUFFER_OVERFLOW for no room with time-out 0, CANCELLED when time runs
+        out, DEVICE_REMOVED when the channel goes.
+        """
+        sent, seconds = self._core.submit_synchronous(buffer, mdl, flags, completion_bytes, timeout_seconds)
+        try:
+            deadline = time.monotonic() + seconds
+            while not sent.done and time.monotonic() < deadline:
+                self._connection.wait(deadline - time.monotonic())
+            if not sent.done:
+                self._connection.protocol.abandon(sent)
+                self._connection.flush()
+                raise self._core.timed_out(seconds)
+            got = completion(sent)
+        except RequestFailed as error:
+            raise self._core.synchronous_failure(error) from None
+        return self._core.fitted(got, completion_bytes)
+
+    # ---- receiving
+
+    def __iter__(self) -> DriverChannel:
+        return self
+
+    def __next__(self) -> DriverPacket:
+        """The next packet, while active; ends when the channel is disabled."""
+        while not self._state.can_take:
+            if self._core.is_over:
+                if self._connection.protocol.lost is not None:
+                    raise self._connection.protocol.lost
+                raise StopIteration
+            self._connection.wait()
+        received = self._core.take()
+        self._connection.flush()
+        return DriverPacket(self._connection, self._machine, received, self._core)
+
+    def set_transaction_quota(self, quota: int) -> None:
+        """How many packets may be received and not completed (Q1-Q4). Windows: VmbChannelSetTransactionQuota."""
+        call = self._core.set_quota(quota)
+        if call is not None:
+            self._connection.finish(call)
+
+    # ---- page lists, latency
+
+    def create_gpadl(self, memory: Mdl | Buffer, offset: int = 0, length: int = 0, *, read_only: bool = False) -> int:
+        """Describe guest memory to the host: its handle. Length 0 is up to the end.
+
+        Windows: VmbChannelCreateGpadlFromMdl, VmbChannelCreateGpadlFromBuffer.
+        """
+        call = self._core.create_gpadl(memory, offset, length, read_only=read_only)
+        (handle,) = self._connection.finish(call)
+        return int(handle)
+
+    def delete_gpadl(self, handle: int) -> None:
+        """Returns when the host does not have it mapped (any more). Windows: VmbChannelDeleteGpadl."""
+        self._connection.finish(self._core.delete_gpadl(handle))
+
+    def map_gpadl(self, handle: int, *, read_only: bool = False) -> Mdl:
+        """The memory of a guest's page list, on its host; one mapping at a time. Windows: VmbChannelMapGpadl."""
+        return self._core.mapped(self._connection.finish(self._core.map_gpadl(handle, read_only=read_only)))
+
+    def unmap_gpadl(self, handle: int) -> None:
+        """Undo ``map_gpadl``. Windows: VmbChannelUnmapGpadl."""
+        self._connection.finish(self._core.unmap_gpadl(handle))
+
+    def set_interrupt_latency(self, latency: int) -> int:
+        """In 100 ns; returns what it was. Guests, from Opened to Closed. Windows: VmbChannelSetInterruptLatency."""
+        (before,) = self._connection.finish(self._core.set_interrupt_latency(latency))
+        return int(before)
+
+    def __enter__(self) -> DriverChannel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._core.is_gone:
+            return
+        self.disable()
+        self.cleanup()
