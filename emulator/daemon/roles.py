@@ -46,6 +46,10 @@ _ROLES: dict[str, Role | None] = {
     "address.open": Role.DATAGRAM,
     "network.": Role.DATAGRAM,
     "file.": Role.DATAGRAM,
+    "connection.open": Role.DATAGRAM,
+    "segment.": Role.ADMIN,
+    # A filter sees what every other client of the machine asks its devices for.
+    "filter.attach": Role.ADMIN,
 }
 
 

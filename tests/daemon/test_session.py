@@ -88,7 +88,8 @@ async def test_a_mistake_is_the_same_mistake_byte_by_byte(tmp_path: Path, mistak
         (
             ("daemon.inspect", "secrets", None, 0),
             NtStatus.INVALID_PARAMETER,
-            "there is nothing called 'secrets' to inspect; try daemon, machines, channels, details or waiting",
+            "there is nothing called 'secrets' to inspect; "
+            "try daemon, machines, channels, details, waiting or segments",
         ),
     ],
 )
