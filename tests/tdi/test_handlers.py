@@ -47,6 +47,19 @@ def goes_on(bench: Bench, handle: int) -> None:
     assert [ask.event.data for ask in bench.asked[before:]] == [b"next"]
 
 
+@both
+def test_r4_a_client_sees_the_payload_and_nothing_else(network: str) -> None:
+    bench = Bench(network)
+    sender, receiver = bench.open(5000), bench.open(5001)
+    here = SocketAddress(bench.host, 5001)
+    bench.send(sender, DATA, here)
+    irp = bench.post(receiver)
+    bench.send(sender, DATA, here)
+    bench.set_handler(receiver, NORMAL)
+    bench.send(sender, DATA, here)
+    assert (bench.heard(receiver), bench.received(irp).data, bench.asked[0].event.data) == ([DATA], DATA, DATA)
+
+
 # ---- what a normal handler is called with
 
 
@@ -129,6 +142,15 @@ def test_r30_whatever_a_handler_returns_without_a_request_the_rest_is_lost(
     assert bench.broken_rules() == ([] if status in (SUCCESS, NOT_ACCEPTED) else ["R30"])
     assert bench.deliveries == []
     goes_on(bench, handle)
+
+
+@both
+def test_t26_what_a_handler_did_not_take_is_gone(network: str) -> None:
+    bench, handle = called(network)
+    bench.answer(SUCCESS, 10)
+    irp = bench.post(handle)
+    bench.arrive(handle, b"another")
+    assert bench.received(irp).data == b"another"
 
 
 @both
@@ -506,6 +528,17 @@ def test_r44_types_0_to_10_are_known(network: str, event: int) -> None:
 
 
 @both
+@pytest.mark.parametrize("event", [EventType.CONNECT, EventType.SEND_POSSIBLE, EventType.ERROR_EX])
+def test_t21_t22_the_types_that_others_forget_are_set_and_cleared(network: str, event: EventType) -> None:
+    bench = Bench(network)
+    handle = bench.open()
+    bench.set_handler(handle, event, 5)
+    assert bench.transport.handlers_of(handle).get(event) is not None
+    assert bench.outcome(bench.set_handler(handle, event, 0)) == (SUCCESS, 0)
+    assert bench.transport.handlers_of(handle).get(event) is None
+
+
+@both
 @pytest.mark.parametrize("event", [11, 100, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, -1])
 def test_r44_other_types_are_refused(network: str, event: int) -> None:
     bench = Bench(network)
@@ -545,6 +578,16 @@ def test_r46_no_call_begins_after_cleanup_and_a_request_returned_then_is_cancell
     assert bench.outcome(irp) == (NtStatus.CANCELLED, 0)
     assert (len(bench.asked), bench.deliveries, len(bench.transport.calls)) == (1, [], 0)
     assert bench.transport.next_deadline() is None
+
+
+@both
+def test_cl3_cleanup_takes_every_handler_away(network: str) -> None:
+    bench = Bench(network)
+    handle = bench.open()
+    for event in EventType:
+        bench.set_handler(handle, event)
+    bench.perform(bench.transport.cleanup(handle, bench.now))
+    assert [event for event in EventType if bench.transport.handlers_of(handle).get(event)] == []
 
 
 @both
