@@ -276,6 +276,7 @@ class Config(_Section):
         defaults: dict[str, Any] = {
             "max_queued_datagrams": self.limits.datagram_window_packets,
             "send_timeout_seconds": self.udp.send_timeout_seconds,
+            "max_backlog_bytes": self.limits.datagram_backlog_bytes,
         }
         return chosen(ProviderProfile, defaults | self._profile_of(machine).tdi)
 

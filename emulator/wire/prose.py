@@ -48,7 +48,8 @@ before you look at the next message.
 **Keep reading**, also while you have much to write. When more than the daemon will hold for a client waits
 to be read (16 MiB, unless configured), the session ends.
 
-**Ping.** Either side may send `ping`; answer it with `[]`.
+**Ping.** Either side may send `ping`; answer it with `[]`. The other request of the daemon's is `address.event`, which
+only a client gets that has set an event handler.
 
 **Cancel.** `cancel` names the msgid of an own request and asks for its early end. The request still gets
 exactly one response: the error {cancelled}, or its result if that was
@@ -85,7 +86,8 @@ error {not_implemented}. One with wrong arguments gets
 
 These break the protocol and end the session: bytes that are not such a message; a frame beyond its limits;
 anything before `hello`, or a second one; a notification that does not exist, is for the other side to send,
-or has wrong arguments; a response nobody waits for; a msgid used again before its answer; a number this
+or has wrong arguments; a response nobody waits for, or with results that do not fit the request; a msgid
+used again before its answer; a number this
 session was never given (except a machine's, which is refused); a packet or datagram sent without a window;
 a completion for a packet that waits for none, or one too long for the ring; a descriptor passed to the
 daemon.
@@ -176,6 +178,30 @@ its order.
 The number of a closed channel is dead: drop what still names it, do not close it again (only a direct client
 does, see [`channel.closed`](#25-channelclosed)), and leave packets that were not completed alone. The host's
 offer stands, unless it was rescinded, and the next opening is a channel with another number.
+
+## Receives and event handlers
+
+Where nothing else is asked for, datagrams come as `address.datagrams`, in a window. A client may do better:
+
+* `address.receive_datagram` posts a receive. The first datagram that passes its filter is its answer, and is
+  not in `address.datagrams`. Posted receives take no window; `cancel` ends one.
+* `address.set_event_handler` sets a handler for an event, by a number that stands for the client's function.
+  From then on the daemon sends `address.event`, a request, and the client answers with what the function
+  returns:
+
+| status | taken | request | what becomes of the datagram |
+|---|---|---|---|
+| SUCCESS (0) | what it took of `data` | 0 | the rest is lost |
+| MORE_PROCESSING_REQUIRED (0xC0000016) | likewise | a number of its own | the rest ends that request, of `length` bytes |
+| DATA_NOT_ACCEPTED (0xC000021B) | 0 | 0 | lost; a provider that buffers keeps it |
+| PENDING (0x103), chained events only | 0 | 0 | the client keeps it until `machine.return_chained` |
+
+A request handed over so ends with `address.request_completed`. An error, or any other status, counts as not
+accepted. So does no answer within 5 seconds, unless configured; answer all the same, late: a request in a late
+answer is completed with CANCELLED. Until it is answered no further event comes for that address object;
+datagrams wait, and beyond a bound the newest are dropped. `address.told` calls a handler whose answer would
+count for nothing. A handler that was replaced or taken away may still be called until the response to that has
+been read.
 
 ## Bus guest
 

@@ -18,7 +18,7 @@ from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import EventType, ReceiveFlags
 from emulator.tdi.effects import Ask
 from emulator.tdi.irp import Irp, IrpState, MdlBuffer
-from emulator.tdi.receives import ReceivedDatagram, ReturnInformation, build_receive_datagram
+from emulator.tdi.receives import ReceiveDatagram, ReceivedDatagram, ReturnInformation, build_receive_datagram
 from emulator.tdi.structures import SocketAddress
 from tests.tdi.bench import Bench
 
@@ -233,7 +233,9 @@ class Interleavings(RuleBasedStateMachine):
                 continue
             assert irp.state is IrpState.COMPLETED
             left = returned.data
+            assert isinstance(irp.parameters, ReceiveDatagram)
             buffer = irp.parameters.buffer
+            assert isinstance(buffer, MdlBuffer)
             for index, link in zip(range(count), buffer.mdl.chain(), strict=True):
                 part, left = left[: link.byte_count], left[link.byte_count :]
                 at = (first + index) * PAGE_SIZE + 100
