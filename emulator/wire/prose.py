@@ -192,7 +192,7 @@ Where nothing else is asked for, datagrams come as `address.datagrams`, in a win
 | status | taken | request | what becomes of the datagram |
 |---|---|---|---|
 | SUCCESS (0) | what it took of `data` | 0 | the rest is lost |
-| MORE_PROCESSING_REQUIRED (0xC0000016) | likewise | a number of its own | the rest ends that request, of `length` bytes |
+| MORE_PROCESSING_REQUIRED (0xC0000016) | likewise | a number of its own | the rest goes there, `length` bytes |
 | DATA_NOT_ACCEPTED (0xC000021B) | 0 | 0 | lost; a provider that buffers keeps it |
 | PENDING (0x103), chained events only | 0 | 0 | the client keeps it until `machine.return_chained` |
 
