@@ -80,12 +80,26 @@ def _diagnose_direction(entry: Entry, receiver: str) -> Diagnosis | None:
             f"outside its {ring['data_bytes']} bytes: somebody who maps the memory has overwritten them.",
             "Close the channel, mend the program that writes to the memory, and open it again.",
         )
+    waits = ring["used_bytes"] > 0 or other.get("outstanding") or other.get("queued_packets")
+    if waits and end.get("callback"):
+        return Diagnosis(
+            "callback",
+            f"The {receiver}, {end['session']}, runs its {end['callback']} callback: nothing is delivered until then [4.3].",
+            "Return from the callback; waiting in it for a packet that cannot come holds the channel up.",
+        )
+    if waits and end.get("paused"):
+        return Diagnosis(
+            "paused",
+            f"The {receiver}, {end['session']}, has paused the channel; a host starts so [4.3].",
+            "Start it there: await channel.start().",
+        )
     if end["mode"] == "direct":
         return _direct_receiver(receiver, end, ring, other)
-    return _hosted_receiver(receiver, end, ring, other)
+    return _hosted_receiver(entry, receiver, ring, other)
 
 
-def _hosted_receiver(receiver: str, end: Entry, ring: Entry, other: Entry) -> Diagnosis | None:
+def _hosted_receiver(entry: Entry, receiver: str, ring: Entry, other: Entry) -> Diagnosis | None:
+    end = entry["ends"][receiver]
     waits = ring["used_bytes"] > 0
     if end["stopped"] and (waits or other.get("queued_packets")):
         return Diagnosis(
@@ -115,12 +129,13 @@ def _hosted_receiver(receiver: str, end: Entry, ring: Entry, other: Entry) -> Di
             "Iterate over the channel in that program: each packet taken makes room for another.",
         )
     if end["uncompleted"]:
-        return _uncompleted(receiver, end, other)
+        return _uncompleted(entry, receiver, end)
     return None
 
 
-def _uncompleted(receiver: str, end: Entry, other: Entry) -> Diagnosis:
-    age = end.get("oldest_uncompleted_seconds")
+def _uncompleted(entry: Entry, receiver: str, end: Entry) -> Diagnosis:
+    owed = [each for each in entry.get("uncompleted", ()) if each["owed_by"] == receiver]
+    age = owed[0]["oldest_seconds"] if owed else None
     since = f", the oldest for {age:.1f} s" if age is not None else ""
     return Diagnosis(
         "not_completed",

@@ -10,6 +10,7 @@ from emulator.vmbus.ring_contract import FEATURES, IN, MASK, OUT, PENDING
 if TYPE_CHECKING:
     from emulator.daemon.channel_side import DirectEnd
     from emulator.daemon.channels import Channel
+    from emulator.daemon.driver import Driver
     from emulator.daemon.machines import Machine
     from emulator.vmbus.ring import RingMemory
 
@@ -22,7 +23,8 @@ def describe_details(machine: Machine) -> list[dict[str, Any]]:
         channel = by_number.get(entry.get("channel", 0))
         if channel is not None:
             entry["rings"] = _rings(channel)
-            entry["ends"] = {side.role.value: _end(side) for side in (channel.guest, channel.host) if side is not None}
+            ends = [side for side in (channel.guest, channel.host) if side is not None]
+            entry["ends"] = {side.role.value: _end(side) | _life(channel.driver_of(side.role)) for side in ends}
     return entries
 
 
@@ -59,6 +61,18 @@ def _ring(ring: RingMemory) -> dict[str, Any]:
         "interrupt_mask": control[MASK],
         "pending_send_bytes": control[PENDING],
         "feature_bits": control[FEATURES],
+    }
+
+
+def _life(driver: Driver | None) -> dict[str, Any]:
+    """Where a driver's end is in its life cycle (4.3); nothing for one that has none."""
+    if driver is None:
+        return {}
+    running = driver.life.running
+    return {
+        "phase": driver.life.phase.value,
+        "paused": driver.life.is_paused,
+        "callback": running.name.lower() if running is not None else None,
     }
 
 

@@ -17,7 +17,9 @@ import clients.sync
 from clients import Connection, connect
 from clients.commands.inspect import _rates
 from clients.diagnosis import OUTBOX_HIGH_BYTES, diagnose_absence, diagnose_offer
+from clients.driver_channel import DriverChannel
 from clients.vmbus import Channel, OfferedChannel
+from tests.clients.driver_pair import Seen, active, guest_of, host_of, machines
 from tests.daemon.raw import raw_client, request, served
 from tests.endtoend.programs import ECHO
 from tests.support.processes import Daemon, run_client, start_daemon
@@ -46,15 +48,12 @@ async def why(daemon: Daemon, channel: str = "vm1") -> dict[str, Any]:
     """What is said of the one channel there is."""
     said = await run_client(CLI, "why", channel, "--json", daemon=daemon)
     (found,) = json.loads(said.stdout)
-    plain = await run_client(CLI, "why", channel, daemon=daemon)
-    assert plain.stdout == f"{found['channel']}: {found['sentence']}\n    {found['next_step']}\n"
     return dict(found)
 
 
 async def inspected(daemon: Daemon) -> dict[str, Any]:
     said = await run_client(CLI, "inspect", "vm1", "--json", daemon=daemon)
     (entry,) = json.loads(said.stdout)
-    assert (await run_client(CLI, "inspect", "vm1", daemon=daemon)).stdout.startswith("channel")
     return dict(entry)
 
 
@@ -67,7 +66,10 @@ async def test_nothing_waits(tmp_path: Path) -> None:
     async with opened(tmp_path) as (daemon, _, _, _):
         found = await why(daemon, "vm1/1")
         assert found["cause"] == "nothing_waits"
+        plain = await run_client(CLI, "why", "vm1", daemon=daemon)
+        assert plain.stdout == f"vm1/1: {found['sentence']}\n    {found['next_step']}\n"
         entry = await inspected(daemon)
+        assert (await run_client(CLI, "inspect", "vm1", daemon=daemon)).stdout.startswith("channel 1 ")
         assert entry["rings"]["to_host"] | {"interrupt_mask": 0} == {
             "data_bytes": 4096,
             "write_index": 0,
@@ -256,3 +258,31 @@ def test_rates_are_differences_over_time_and_the_busiest_comes_first() -> None:
     rated = _rates(before, now, 2.0)
     assert [each["machine"] for each in rated] == ["b", "a", "new"]
     assert rated[0]["packets_to_host_per_second"] == 25.0
+
+
+async def test_a_driver_that_has_paused_and_one_that_is_in_a_callback(tmp_path: Path) -> None:
+    entered, leave = trio.Event(), trio.Event()
+
+    async def slow_start(_channel: DriverChannel) -> None:
+        entered.set()
+        await leave.wait()
+
+    async with machines(tmp_path) as (_, near, far):
+        guest, host = guest_of(near, Seen()), host_of(far, Seen(started=slow_start))
+        await host.enable()  # and paused, as a host is at first
+        await guest.enable()
+        await active(guest)
+        sent = guest.submit(b"12345678")
+
+        async def cause() -> str:
+            return diagnose_offer(*await near._connection.inspect("details")).cause
+
+        assert await cause() == "paused"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.start)
+            await entered.wait()
+            assert await cause() == "callback"
+            leave.set()
+            await (await anext(host)).complete()
+        await guest.finish(sent)
+        assert await cause() == "nothing_waits"
