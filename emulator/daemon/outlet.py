@@ -109,3 +109,13 @@ class Outlet:
             if isinstance(item, tuple) and item[2]:
                 os.close(item[1])
         self.queued_bytes = 0
+
+
+def close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:
+    """Close descriptors that came with a message and that nobody asked for."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors = array.array("i")
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+            for descriptor in descriptors:
+                os.close(descriptor)

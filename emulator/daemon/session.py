@@ -9,12 +9,11 @@ nobody reads, or the daemon stopping. Whatever the client held is then closed, a
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -28,8 +27,9 @@ from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
 from emulator.daemon.machine_requests import MachineRequests
 from emulator.daemon.network_requests import NetworkRequests
+from emulator.daemon.obligations import Drainable, Patient, Pending
 from emulator.daemon.operation_requests import OperationRequests
-from emulator.daemon.outlet import Outlet
+from emulator.daemon.outlet import Outlet, close_descriptors
 from emulator.daemon.receive_requests import ReceiveRequests
 from emulator.daemon.roles import REQUIRED, Role, identity_of_peer
 from emulator.status import NtStatus, PeerViolation, Refused
@@ -67,29 +67,6 @@ _arrived = memoryview(bytearray(RECEIVE_BYTES))
 _buffers = [_arrived]
 
 Handler = Callable[..., tuple[Any, ...] | None]
-
-
-class Pending(Protocol):
-    """A request that waits for its answer; cancelling it must make the answer come soon."""
-
-    def cancel(self) -> None:
-        """Give it up."""
-
-
-class Drainable(Protocol):
-    """Something of this session's that may have more for its client: a channel end or an address."""
-
-    machine: Machine
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it still is there."""
-
-    def drain(self) -> bool:
-        """One bounded turn; True when another is due now."""
-
-    def violated(self, violation: PeerViolation) -> None:
-        """What it drained from broke the rules."""
 
 
 class Session:
@@ -150,8 +127,9 @@ class Session:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is on its way: every request is answered, and every answer has left."""
-        return not (self.pending or self._outlet.queued_bytes)
+        """Whether nothing is on its way: every request is answered that can be, and every answer has left."""
+        patient = all(isinstance(pending, Patient) for pending in self.pending.values())
+        return patient and not self._outlet.queued_bytes
 
     @property
     def is_congested(self) -> bool:
@@ -267,7 +245,7 @@ class Session:
             except OSError:
                 return False
             if ancillary or flags & TRUNCATED:
-                _close_descriptors(ancillary)
+                close_descriptors(ancillary)
                 raise WireError("descriptors were passed that nobody asked for; this protocol takes none")
             if not size:
                 return False
@@ -414,12 +392,3 @@ class Session:
         except Exception as error:  # noqa: BLE001 -- a fault in a core ends its machine, and only that
             source.machine.fail(error)
         return False
-
-
-def _close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors = array.array("i")
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-            for descriptor in descriptors:
-                os.close(descriptor)

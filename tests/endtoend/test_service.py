@@ -107,6 +107,21 @@ async def test_a_drain_is_bounded_and_says_who_held_it(tmp_path: Path) -> None:
     assert "client 'raw'" in daemon.stderr
 
 
+async def test_a_posted_receive_does_not_hold_up_a_drain(tmp_path: Path) -> None:
+    config = tmp_path / "long.toml"
+    config.write_text("[limits]\ndrain_seconds = 3600\n")
+    async with managed(tmp_path, "--config", str(config)) as (daemon, manager):
+        await manager.heard("READY=1")
+        async with raw_client(tmp_path / "vmbusd.sock") as client:
+            await client.attach()
+            await client.call("address.open", 1, "lan", "10.0.0.1", 0, False, 1, 1)
+            await client.start("address.receive_datagram", 1, 100, "", 0, 0)
+            await client.call("ping")
+            daemon.process.send_signal(signal.SIGTERM)
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert await daemon.process.wait() == 0
+
+
 async def test_a_second_signal_leaves_now(tmp_path: Path) -> None:
     config = tmp_path / "long.toml"
     config.write_text("[limits]\ndrain_seconds = 3600\n")
