@@ -84,7 +84,8 @@ def _diagnose_direction(entry: Entry, receiver: str) -> Diagnosis | None:
     if waits and end.get("callback"):
         return Diagnosis(
             "callback",
-            f"The {receiver}, {end['session']}, runs its {end['callback']} callback: nothing is delivered until then [4.3].",
+            f"The {receiver}, {end['session']}, runs its {end['callback']} callback: "
+            "nothing is delivered until then [4.3].",
             "Return from the callback; waiting in it for a packet that cannot come holds the channel up.",
         )
     if waits and end.get("paused"):
