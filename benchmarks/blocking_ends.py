@@ -243,13 +243,14 @@ def serve_packets(offered: OfferedChannel) -> None:
 
 
 def serve_runs(offered: OfferedChannel) -> None:
-    """The same for a host that takes what needs no completion in runs, where packets have no external data."""
+    """The same for a host that collects what needs no completion once some has come; no packet has external data."""
     counted = 0
-    while True:
-        while payloads := offered.collect():
-            counted += len(payloads)
-        packet = next(offered)
-        if packet.payload == QUESTION:
+    for packet in offered:
+        if not packet.wants_completion:
+            counted += 1
+            while payloads := offered.collect():
+                counted += len(payloads)
+        elif packet.payload == QUESTION:
             packet.complete(answer(counted))
             counted = 0
         else:

@@ -269,13 +269,14 @@ async def serve_packets(offered: OfferedChannel) -> None:
 
 
 async def serve_runs(offered: OfferedChannel) -> None:
-    """The same for a host that takes what needs no completion in runs, where packets have no external data."""
+    """The same for a host that collects what needs no completion once some has come; no packet has external data."""
     counted = 0
-    while True:
-        while payloads := await offered.collect():
-            counted += len(payloads)
-        packet = await anext(offered)
-        if packet.payload == QUESTION:
+    async for packet in offered:
+        if not packet.wants_completion:
+            counted += 1
+            while payloads := await offered.collect():
+                counted += len(payloads)
+        elif packet.payload == QUESTION:
             await packet.complete(answer(counted))
             counted = 0
         else:

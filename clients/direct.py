@@ -147,9 +147,9 @@ class DirectEnd:
                 self.items.append(DirectPacket(self, packet))
             self.items[-1].batch = len(packets)
             self._touch(self._inbox)
-        if doorbell or self._held:
-            self._took_in(doorbell)
-        return bool(packets or completed)
+        # A post that found room for its last packet has ended: whoever waits for that must not go to sleep.
+        ended_here = (doorbell or self._held) and self._took_in(doorbell)
+        return bool(packets or completed or ended_here)
 
     def _take_run(self) -> bool:
         if self.items or self._line:
@@ -163,11 +163,10 @@ class DirectEnd:
         self._more = True
         return True
 
-    def _took_in(self, doorbell: bool) -> None:
+    def _took_in(self, doorbell: bool) -> bool:
         if doorbell:
             self._ring()
-        if self._held:
-            self._send_held()
+        return self._send_held()
 
     def _break(self, violation: PeerViolation) -> None:
         """The rings are damaged: nothing more goes through them, and the channel is closed."""
@@ -221,21 +220,23 @@ class DirectEnd:
             self._held.append((call, attempt))
             self._send_held()
 
-    def _send_held(self) -> None:
-        """Send what waits here for its turn or for room, in order. An attempt says whether it is done with."""
+    def _send_held(self) -> bool:
+        """Send what waits here for its turn or for room, in order; whether any is done with. An attempt says that."""
+        before = len(self._held)
         while self._held:
             call, attempt = self._held[0]
             try:
                 if not call.done and not attempt():
-                    return
+                    break
             except Refused as refusal:
                 if refusal.status is NtStatus.INSUFFICIENT_RESOURCES and self._endpoint.queued_packets:
-                    return
+                    break
                 self._end(call, RequestFailed(refusal.status, refusal.text))
             except RingCorruption as corruption:
                 self._break(corruption)
-                return
+                return True
             self._held.popleft()
+        return len(self._held) < before
 
     def _put(self, call: DirectCall, outcome: SendOutcome) -> bool:
         call.transaction_id = outcome.transaction_id

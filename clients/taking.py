@@ -36,6 +36,9 @@ def collect(protocol: ClientProtocol, items: Any) -> list[bytes]:
             payloads = payloads + front.payloads if payloads else front.payloads
         elif front.wants_completion or front.has_external_data:
             break
+        elif isinstance(front, DirectPacket):
+            # Not by `take`, which would fill the inbox with more single packets before a run can come.
+            payloads.append(items.popleft().payload)
         else:
             payloads.append(take_packet(protocol, items).payload)
     return payloads

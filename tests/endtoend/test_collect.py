@@ -14,6 +14,7 @@ import trio
 import clients
 import clients.sync
 from clients import Channel, OfferedChannel, RequestFailed
+from clients.direct import DirectEnd
 from emulator.status import NtStatus
 from tests.support.processes import start_daemon
 
@@ -167,3 +168,40 @@ async def run_synchronous(tmp_path: Path, busy_poll_seconds: float) -> None:
                 nursery.start_soon(trio.to_thread.run_sync, serve, daemon.socket_path)
                 await trio.to_thread.run_sync(offered.wait)
                 nursery.start_soon(trio.to_thread.run_sync, use, daemon.socket_path)
+
+
+def post_to_a_slow_taker(path: Path, busy_poll_seconds: float) -> None:
+    """The taker is another connection of this thread: it goes on only when it is asked to, inside the poster's look."""
+    with (
+        clients.sync.connect(path, timeout_seconds=5, busy_poll_seconds=busy_poll_seconds) as guest,
+        clients.sync.connect(path, timeout_seconds=5) as host,
+    ):
+        offered = host.machine("vm1").offer_channel(COLLECT, mode="direct")
+        channel = guest.machine("vm1").open_channel(COLLECT, mode="direct", send_pages=1)
+        offered.opened()
+        came: list[bytes] = []
+        end = channel._state
+        assert isinstance(end, DirectEnd)
+        silent = end._take_in
+
+        def take_in(most: int, *, runs: bool = True) -> bool:
+            while len(came) < 300 and end._held:
+                came.extend(offered.collect())
+                end.heard()  # a doorbell that rang while somebody looks wakes nobody any more
+                if silent(most, runs=runs):
+                    return True
+            return silent(most, runs=runs)
+
+        end._take_in = take_in  # type: ignore[method-assign]  # the peer's turn comes at the worst moment
+        assert channel.post(numbered(300)) == 300
+        came.extend(offered.collect())
+        assert came == numbered(300)
+
+
+@pytest.mark.parametrize("busy_poll_seconds", [0, 100e-6])
+async def test_a_post_whose_last_packet_finds_room_during_a_look_has_ended(
+    tmp_path: Path, busy_poll_seconds: float
+) -> None:
+    async with start_daemon(tmp_path) as daemon:
+        with trio.fail_after(60):
+            await trio.to_thread.run_sync(post_to_a_slow_taker, daemon.socket_path, busy_poll_seconds)
