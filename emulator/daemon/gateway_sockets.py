@@ -7,16 +7,18 @@ medium may do.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterable
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from emulator.daemon.log import logger
 from emulator.daemon.trains import send_burst
-from emulator.daemon.udp import Arrived, UdpSocket
+from emulator.daemon.udp import UdpSocket
 from emulator.tdi.effects import Effect, SendOutside
+from emulator.tdi.structures import SocketAddress
 
 if TYPE_CHECKING:
     from emulator.tdi.gateway import Gateway
@@ -68,20 +70,11 @@ class GatewaySockets:
         if not self._leaving:
             return
         leaving, self._leaving = self._leaving, []
-        for (segment, number, destination), together in groupby(leaving, key=lambda each: each[:3]):
+        for (segment, number, destination), together in groupby(leaving, key=itemgetter(0, 1, 2)):
             entry = self._entries.get((segment, number))
-            if entry is None:
-                continue
-            datagrams = [each.data for each in together]
-            while datagrams:
-                lengths = [len(data) for data in datagrams]
-                end = send_burst(entry.opened, destination, lengths, memoryview(b"".join(datagrams)))
-                if end.error is None:
-                    entry.gateway.dropped += len(datagrams) - end.datagrams
-                    break
-                # The host refuses one: that one is lost, those behind it go on.
-                entry.gateway.dropped += 1
-                datagrams = datagrams[end.datagrams + 1 :]
+            if entry is not None:
+                first, *others = (each.datagrams for each in together)
+                _send(entry, destination, list(chain(first, *others)) if others else first)
 
     async def run(self, pump: Callable[[], None]) -> None:
         """Serve the sockets; ``pump`` sends on what they brought."""
@@ -100,9 +93,12 @@ class GatewaySockets:
             pump()
 
     def _take(self, entry: _Entry) -> None:
-        arrived = entry.opened.receive()
-        if arrived:
-            self._hand_out(_came_in(entry, arrived, trio.current_time()))
+        now = trio.current_time()
+        effects: list[Effect] = []
+        for source, _, datagrams in entry.opened.receive():
+            effects += entry.gateway.came_in_many(entry.number, source, datagrams, now)
+        # With delays nothing has to be done now, but there may be a new deadline.
+        self._hand_out(effects)
 
     def close(self) -> None:
         """The daemon stops."""
@@ -114,6 +110,13 @@ class GatewaySockets:
         self._entries.clear()
 
 
-def _came_in(entry: _Entry, arrived: list[Arrived], now: float) -> Iterator[Effect]:
-    for source, _, data in arrived:
-        yield from entry.gateway.came_in(entry.number, source, data, now)
+def _send(entry: _Entry, destination: SocketAddress, datagrams: list[bytes]) -> None:
+    while datagrams:
+        lengths = list(map(len, datagrams))
+        end = send_burst(entry.opened, destination, lengths, memoryview(b"".join(datagrams)))
+        if end.error is None:
+            entry.gateway.dropped += len(datagrams) - end.datagrams
+            return
+        # The host refuses one: that one is lost, those behind it go on.
+        entry.gateway.dropped += 1
+        datagrams = datagrams[end.datagrams + 1 :]

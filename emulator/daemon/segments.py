@@ -17,12 +17,13 @@ from emulator.daemon.gateway_sockets import GatewaySockets
 from emulator.daemon.log import logger
 from emulator.segment_config import SegmentConfig, changed
 from emulator.status import NtStatus, Refused
+from emulator.tdi.effects import SendOutside
 from emulator.tdi.gateway import Gateway
 from emulator.tdi.medium import Luck
 from emulator.tdi.segment import Segment, SegmentPort
 
 if TYPE_CHECKING:
-    from emulator.tdi.effects import Effect, SendOutside
+    from emulator.tdi.effects import Effect
 
 
 class Member(Protocol):
@@ -80,8 +81,11 @@ class Segments:
         """Give every machine what is for it, and send on what leaves."""
         for_machine: dict[Member | None, list[Effect]] = {}
         for effect in effects:
-            member = self._members.get(getattr(effect, "machine", ""))
-            for_machine.setdefault(member, []).append(effect)
+            if isinstance(effect, SendOutside):
+                self._gateways.send(effect)
+            else:
+                member = self._members.get(getattr(effect, "machine", ""))
+                for_machine.setdefault(member, []).append(effect)
         # What names no machine any machine can do.
         anyones = for_machine.pop(None, [])
         anyone = next(iter(for_machine), None) or next(iter(self._members.values()), None)

@@ -75,11 +75,11 @@ def status_of_errno(number: int) -> NtStatus:
 
 
 class Arrived(NamedTuple):
-    """A datagram; ``destination`` is the host address it was sent to."""
+    """Datagrams that came one after another from one source; ``destination`` is the host address they were sent to."""
 
     source: SocketAddress
     destination: str | None
-    data: bytes
+    datagrams: list[bytes]
 
 
 class LateError(NamedTuple):
@@ -204,26 +204,30 @@ class UdpSocket:
     def receive(self) -> list[Arrived]:
         """What has arrived, at most one turn's worth."""
         arrived: list[Arrived] = []
+        run: list[bytes] = []
+        last: tuple[str | int, ...] | None = None
+        receive = self.socket.recvmsg_into
         for _ in range(DRAIN_DATAGRAMS):
             try:
-                size, ancillary, _flags, name = self.socket.recvmsg_into(_buffers, _ANCILLARY_BYTES)
+                size, ancillary, _flags, name = receive(_buffers, _ANCILLARY_BYTES)
             except BlockingIOError:
                 break
             except OSError:
                 # A late error of an earlier send; it belongs to no datagram that arrived.
                 self._collect()
                 continue
-            source = self._sources.get(name) or self._source(name)
             if not ancillary:
-                arrived.append(Arrived(source, self._destination, bytes(_buffer[:size])))
+                if name != last:
+                    last, run = name, []
+                    arrived.append(Arrived(self._sources.get(name) or self._source(name), self._destination, run))
+                run.append(bytes(_buffer[:size]))
                 continue
+            last = None
             destination, each = self._look_at(ancillary)
             each = each or max(size, 1)
-            arrived += [
-                Arrived(source, destination, bytes(_buffer[at : min(at + each, size)]))
-                for at in range(0, max(size, 1), each)
-            ]
-            if len(arrived) >= DRAIN_DATAGRAMS:
+            train = [bytes(_buffer[at : min(at + each, size)]) for at in range(0, max(size, 1), each)]
+            arrived.append(Arrived(self._sources.get(name) or self._source(name), destination, train))
+            if len(arrived) * TRAIN_DATAGRAMS >= DRAIN_DATAGRAMS * 8:
                 break
         return arrived
 

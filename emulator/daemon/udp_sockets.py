@@ -262,12 +262,12 @@ class UdpSockets:
             self._perform(lambda: self._take(group, opened))
 
     def _take(self, group: _Group, opened: UdpSocket) -> Iterable[Effect]:
-        arrived = opened.receive()
-        self.received += len(arrived)
         now = trio.current_time()
         take = self._transport.datagram_arrived
-        for source, destination, data in arrived:
-            yield from take(group.key, source, destination, data, now)
+        for source, destination, datagrams in opened.receive():
+            self.received += len(datagrams)
+            for data in datagrams:
+                yield from take(group.key, source, destination, data, now)
 
     def _tell_late_errors(self, group: _Group, opened: UdpSocket) -> list[Effect]:
         effects: list[Effect] = []

@@ -82,15 +82,16 @@ class LeaveGroup(NamedTuple):
 
 
 class SendOutside(NamedTuple):
-    """A segment's gateway has a datagram for a program outside.
+    """A segment's gateway has datagrams for a program outside.
 
-    It leaves from the host address of that entry, if its socket takes it now; else it is dropped and counted.
+    They leave from the host address of that entry, as far as its socket takes them now; else they are dropped and
+    counted.
     """
 
     segment: str
     number: int
     destination: SocketAddress
-    data: bytes
+    datagrams: list[bytes]
 
 
 class Deliver(NamedTuple):

@@ -87,7 +87,30 @@ class Gateway:
         if number is None or peer is None:
             self.dropped += 1
             return []
-        return [SendOutside(self._segment.name, number, peer, data)]
+        return [SendOutside(self._segment.name, number, peer, [data])]
+
+    def came_in_many(self, number: int, source: SocketAddress, datagrams: list[bytes], now: float) -> list[Effect]:
+        """Datagrams from one source came in at the host address of an entry."""
+        entry = self.ports[number]
+        if entry.to is not None and entry.to in self._played and self._segment.is_plain:
+            # From one program outside to another, with nothing on the way: they stay together.
+            if not self._lets_in(number, entry, source):
+                self.dropped += len(datagrams)
+                return []
+            leaving = self._played[entry.to]
+            self._segment.medium.counts.sent += len(datagrams)
+            if (peer := self._peers.get(leaving)) is not None:
+                return [SendOutside(self._segment.name, leaving, peer, datagrams)]
+            self.dropped += len(datagrams)
+            return []
+        return [effect for data in datagrams for effect in self.came_in(number, source, data, now)]
+
+    def _lets_in(self, number: int, entry: GatewayPort, source: SocketAddress) -> bool:
+        """Whether a program may play the machine of an entry; the last one that does has its place."""
+        if entry.peer is not None:
+            return source == entry.peer
+        self._peers[number] = source
+        return True
 
     def came_in(self, number: int, source: SocketAddress, data: bytes, now: float) -> list[Effect]:
         """A datagram came in at the host address of an entry."""
@@ -98,9 +121,7 @@ class Gateway:
                 self.dropped += 1
                 return []
             return self._segment.carry(source, entry.inside, data, now, self)
-        if entry.peer is None:
-            self._peers[number] = source
-        elif source != entry.peer:
+        if not self._lets_in(number, entry, source):
             self.dropped += 1
             return []
         return self._segment.carry(entry.inside, entry.to, data, now, self)

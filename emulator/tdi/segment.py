@@ -153,6 +153,11 @@ class Segment:
         """Begin again with new luck."""
         self.medium.luck = _luck(chance)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether datagrams arrive at once whatever they are, because nothing happens to them and none is on its way."""
+        return self.medium.is_plain and not self._in_flight
+
     def is_cut(self, one: str, other: str) -> bool:
         """Whether a partition stands between two machines."""
         return self.medium.is_cut(one, other)
@@ -206,7 +211,7 @@ class Segment:
         medium = self.medium
         medium.counts.sent += 1
         receivers = self._addressed(destination, sender, options)
-        if medium.is_plain and not self._in_flight:
+        if self.is_plain:
             return [each for party in receivers for each in party.arrived(source, destination, data, now)]
         departure = medium.departure(len(data), now)
         if departure is None:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from emulator.daemon.interfaces import broadcast_addresses, interface_index
 from emulator.daemon.trains import send_burst
-from emulator.daemon.udp import Arrived, UdpSocket
+from emulator.daemon.udp import UdpSocket
 from emulator.status import NtStatus
 from emulator.tdi.groups import SendOptions
 from emulator.tdi.structures import SocketAddress
@@ -51,10 +52,22 @@ def address_of(one: socket.socket) -> SocketAddress:
     return SocketAddress(*one.getsockname()[:2])
 
 
-def readable(one: UdpSocket) -> list[Arrived]:
+class Came(NamedTuple):
+    """One datagram that arrived."""
+
+    source: SocketAddress
+    destination: str | None
+    data: bytes
+
+
+def arrived(one: UdpSocket) -> list[Came]:
+    return [Came(source, host, data) for source, host, datagrams in one.receive() for data in datagrams]
+
+
+def readable(one: UdpSocket) -> list[Came]:
     """What has arrived; waits for the first."""
     assert select.select([one.socket], [], [], 5.0)[0], "nothing came"
-    return one.receive()
+    return arrived(one)
 
 
 def burst(lengths: list[int]) -> bytes:
@@ -92,7 +105,7 @@ def test_a_burst_arrives_as_it_was_sent_with_trains_or_without(host: str, trains
         for receiver in (ours.local, address_of(other)):
             end = send_burst(sender, receiver, lengths, memoryview(data), trains=trains)
             assert end == (len(lengths), len(data), None)
-        heard: list[Arrived] = []
+        heard: list[Came] = []
         while len(heard) < len(lengths):
             heard += readable(ours)
         assert [each.data for each in heard] == cut(lengths, data)
@@ -107,7 +120,7 @@ def test_any_burst_arrives_as_it_was_sent(lengths: list[int]) -> None:
     data = burst(lengths)
     with opened() as sender, opened() as receiver:
         assert send_burst(sender, receiver.local, lengths, memoryview(data)).datagrams == len(lengths)
-        heard: list[Arrived] = []
+        heard: list[Came] = []
         while len(heard) < len(lengths):
             heard += readable(receiver)
         assert [each.data for each in heard] == cut(lengths, data)

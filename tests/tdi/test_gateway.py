@@ -52,7 +52,7 @@ def test_a_program_outside_reaches_a_forwarded_machine_and_gets_its_answer_from_
     assert isinstance(deliver, Deliver)
     assert (deliver.handle, deliver.source, deliver.data) == (lan.web, PROGRAM, b"GET")
     irp, effects = lan.send(lan.web, PROGRAM, b"page")
-    assert effects == [SendOutside("lan", 0, PROGRAM, b"page")]
+    assert effects == [SendOutside("lan", 0, PROGRAM, [b"page"])]
     assert irp.status is NtStatus.SUCCESS
 
 
@@ -78,17 +78,35 @@ def test_a_program_that_could_not_be_answered_or_would_pass_for_a_machine_is_not
 
 def test_two_programs_outside_play_machines_and_talk_to_each_other() -> None:
     lan = Lan()
-    assert lan.gateway.came_in(1, PROGRAM, b"there", 0.0) == [SendOutside("lan", 2, SERVER, b"there")]
-    assert lan.gateway.came_in(2, SERVER, b"back", 0.0) == [SendOutside("lan", 1, PROGRAM, b"back")]
+    assert lan.gateway.came_in(1, PROGRAM, b"there", 0.0) == [SendOutside("lan", 2, SERVER, [b"there"])]
+    assert lan.gateway.came_in(2, SERVER, b"back", 0.0) == [SendOutside("lan", 1, PROGRAM, [b"back"])]
     later = SocketAddress("192.0.2.10", 4445)
     lan.gateway.came_in(1, later, b"again", 0.0)
-    assert lan.gateway.came_in(2, SERVER, b"back", 0.0) == [SendOutside("lan", 1, later, b"back")]
+    assert lan.gateway.came_in(2, SERVER, b"back", 0.0) == [SendOutside("lan", 1, later, [b"back"])]
+
+
+def test_many_from_one_program_to_another_are_what_one_by_one_would_be() -> None:
+    datagrams = [bytes([number]) for number in range(5)]
+    for profile in (SegmentProfile(), SegmentProfile(loss=0.5), SegmentProfile(partition=(frozenset({"a"}),))):
+        together, singly = Lan(profile), Lan(profile)
+        effects = together.gateway.came_in_many(1, PROGRAM, datagrams, 0.0)
+        expected = [each for data in datagrams for each in singly.gateway.came_in(1, PROGRAM, data, 0.0)]
+        heard, wanted = (
+            [data for each in some if isinstance(each, SendOutside) for data in each.datagrams]
+            for some in (effects, expected)
+        )
+        assert heard == wanted
+        assert together.segment.describe() == singly.segment.describe()
+    together = Lan()
+    assert together.gateway.came_in_many(2, PROGRAM, datagrams, 0.0) == []
+    assert together.gateway.dropped == 5
+    assert len(together.gateway.came_in_many(0, PROGRAM, datagrams, 0.0)) == 5
 
 
 def test_a_played_machine_hears_the_others_and_is_heard_by_them() -> None:
     lan = Lan()
     _, effects = lan.send(lan.web, TWO, b"to the program")
-    assert effects == [SendOutside("lan", 2, SERVER, b"to the program")]
+    assert effects == [SendOutside("lan", 2, SERVER, [b"to the program"])]
     _, effects = lan.send(lan.web, ONE, b"nobody there yet")
     assert effects == []
     assert lan.gateway.dropped == 1
@@ -104,7 +122,7 @@ def test_the_way_through_the_gateway_has_the_impairments_of_the_segment() -> Non
     lan = Lan(SegmentProfile(delay_seconds=0.5))
     assert lan.gateway.came_in(1, PROGRAM, b"there", 0.0) == []
     assert lan.segment.next_deadline() == 0.5
-    assert lan.segment.poll(0.5) == [SendOutside("lan", 2, SERVER, b"there")]
+    assert lan.segment.poll(0.5) == [SendOutside("lan", 2, SERVER, [b"there"])]
     lan.segment.change(SegmentProfile(partition=(frozenset({"gateway"}),)))
     assert lan.gateway.came_in(0, PROGRAM, b"cut", 1.0) == []
     assert lan.segment.medium.counts.cut == 1
