@@ -10,6 +10,8 @@ from clients.driver import ChannelCallbacks, DriverPhase
 from clients.driver_channel import DriverChannel, DriverPacket
 from clients.file_calls import IrpResult
 from clients.files import File
+from clients.filter_calls import FilterCompletion, FilterRequest
+from clients.filters import Filter
 from clients.handlers import HandlerEvent, HandlerResult, Received, ReturnedRequest
 from clients.inbox import Datagram
 from clients.memory import Buffer, MachineMemory
@@ -37,6 +39,9 @@ __all__ = [
     "DriverPacket",
     "DriverPhase",
     "File",
+    "Filter",
+    "FilterCompletion",
+    "FilterRequest",
     "HandlerEvent",
     "HandlerResult",
     "IoStatus",

@@ -17,7 +17,7 @@ from typing import Any
 from clients.bus_inbox import Arrivals, BusEvent, BusMessage
 from clients.calls import Call, ConnectionLost, RequestFailed
 from clients.driver_table import GRANT, DriverTable
-from clients.handlers import Handlers
+from clients.filtering import Filtering
 from clients.inbox import ChannelState, Datagram, ReceivedPacket
 from emulator.status import NtStatus, PeerViolation
 from emulator.tdi.structures import parse_transport_address_untrusted
@@ -48,6 +48,10 @@ from emulator.wire.schema import (
     CHANNEL_PACKETS,
     CHANNEL_WINDOW,
     DRIVER_CALLBACK,
+    FILTER_CLEANUP,
+    FILTER_COMPLETED,
+    FILTER_DETACHED,
+    FILTER_REQUEST,
     GOODBYE,
     MACHINE_PROFILE,
     PING,
@@ -56,11 +60,13 @@ from emulator.wire.schema import (
     Method,
 )
 
+FILTER_NEWS = frozenset({FILTER_COMPLETED, FILTER_CLEANUP, FILTER_DETACHED})
 
-class ClientProtocol(DriverTable, Handlers):
+
+class ClientProtocol(DriverTable, Filtering):
     """One connection's conversation: what is received. Calls are in ``CallTable``, what is open in ``Holdings``.
 
-    What the daemon calls here is in ``Handlers`` and ``DriverTable``.
+    What the daemon calls here is in ``Handlers``, ``Filtering`` and ``DriverTable``.
     """
 
     def __init__(self) -> None:
@@ -80,6 +86,7 @@ class ClientProtocol(DriverTable, Handlers):
         if self.lost is None:
             self.lost = error
         self._close_all(str(self.lost))
+        self._close_filters(str(self.lost))
         self._end_calls(self.lost)
         return self.take_touched()
 
@@ -95,6 +102,8 @@ class ClientProtocol(DriverTable, Handlers):
                 self._handler_called(msgid, args)
             case Request(msgid, method, args) if method is DRIVER_CALLBACK:
                 self.callback_asked(msgid, *args)
+            case Request(msgid, method, args) if method is FILTER_REQUEST:
+                self._filter_asked(msgid, args)
             case Request(msgid, method, _):
                 self.outgoing += encode_error(
                     msgid, NtStatus.NOT_IMPLEMENTED, f"this client does not answer {method.name}"
@@ -118,6 +127,8 @@ class ClientProtocol(DriverTable, Handlers):
             self._handler_called(None, args)
         elif method is ADDRESS_REQUEST_COMPLETED:
             self._request_completed(args)
+        elif method in FILTER_NEWS:
+            self._filter_told(method, args)
         elif method is CHANNEL_OPENED:
             self._opened(*args)
         elif method is CHANNEL_OPENED_DIRECT:

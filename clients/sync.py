@@ -24,6 +24,7 @@ from clients.protocol import ClientProtocol
 from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_driver import DriverChannel, DriverPacket
 from clients.sync_files import File
+from clients.sync_filters import Filter
 from clients.sync_receiving import run_handlers
 from clients.sync_tdi import Address
 from clients.sync_tdi_connections import TdiConnection
@@ -40,6 +41,7 @@ __all__ = [
     "DriverChannel",
     "DriverPacket",
     "File",
+    "Filter",
     "Machine",
     "OfferedChannel",
     "Packet",

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from clients import connection_calls, file_calls, requests, taking
+from clients import connection_calls, file_calls, filter_calls, requests, taking
 from clients.calls import RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks
@@ -16,6 +16,7 @@ from clients.memory import Buffer, MachineMemory, pages_named, pages_of
 from clients.requests import Completion, Identity
 from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_files import File
+from clients.sync_filters import Filter
 from clients.sync_tdi import Address
 from clients.sync_tdi_connections import TdiConnection
 from clients.unix import Attached
@@ -151,6 +152,15 @@ class Machine:
         call = file_calls.create(self._connection.protocol, self.number, network, location, attributes)
         self._connection.finish(call)
         return File(self._connection, file_calls.created(call))
+
+    def attach_filter(self, network: str = "udp", *, events: bool = False) -> Filter:
+        """Come to stand above a network's device, as a TDI filter driver does. Windows: IoAttachDevice.
+
+        Every open and request on it waits for this client; with ``events``, so does what goes up to other clients.
+        """
+        call = filter_calls.attach(self._connection.protocol, self.number, network, events=events)
+        self._connection.finish(call)
+        return Filter(self._connection, call.built)
 
     def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""

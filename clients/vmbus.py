@@ -9,11 +9,12 @@ from uuid import UUID
 
 import trio
 
-from clients import connection_calls, file_calls, requests, taking
+from clients import connection_calls, file_calls, filter_calls, requests, taking
 from clients.bus import BusGuest, attach_bus
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks
 from clients.files import File
+from clients.filters import Filter
 from clients.inbox import EndState, OfferState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory, pages_named, pages_of
 from clients.protocol import ConnectionLost, RequestFailed
@@ -169,6 +170,15 @@ class Machine:
         call = file_calls.create(self._connection.protocol, self.number, network, location, attributes)
         await self._connection.finish(call)
         return File(self._connection, file_calls.created(call))
+
+    async def attach_filter(self, network: str = "udp", *, events: bool = False) -> Filter:
+        """Come to stand above a network's device, as a TDI filter driver does. Windows: IoAttachDevice.
+
+        Every open and request on it waits for this client; with ``events``, so does what goes up to other clients.
+        """
+        call = filter_calls.attach(self._connection.protocol, self.number, network, events=events)
+        await self._connection.finish(call)
+        return Filter(self._connection, call.built)
 
     async def query_network(self, query_type: int, *, network: str = "udp", buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""

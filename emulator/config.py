@@ -163,6 +163,12 @@ class LimitsConfig(_Section):
     handler_seconds: float = Field(default=5.0, gt=0)
     # Calls of one client's handlers that wait for their answer; each address object and connection has one at most.
     outstanding_handler_calls: int = Field(default=1024, ge=1)
+    # A filter that has not answered by then is removed, and what it holds passes on.
+    filter_seconds: float = Field(default=5.0, gt=0)
+    # Requests one filter is asked about at once: with 64 KiB of data each they stay below the outbox.
+    filter_questions: int = Field(default=128, ge=1)
+    # Each request passes them all; deep stacks of filters were never good for anything.
+    filters_per_network: int = Field(default=8, ge=1)
     # A client that has not said hello, or stopped in the middle of a frame, is gone or hostile by then.
     hello_seconds: float = Field(default=10.0, gt=0)
     frame_seconds: float = Field(default=10.0, gt=0)

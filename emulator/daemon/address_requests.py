@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from emulator.daemon.filter_passings import Opened, Opening
 from emulator.daemon.handler_requests import event_arguments
 from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.daemon.query_requests import submit_query
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.tdi.constants import ReceiveFlags, ShareAccess
+from emulator.tdi.constants import EventType, FileKind, ReceiveFlags, ShareAccess
+from emulator.tdi.filter_view import create_view
 from emulator.tdi.irp import Irp, build_send_datagram
 from emulator.tdi.structures import SocketAddress, pack_transport_address
 from emulator.wire.codec import encode_notification, encode_response
@@ -46,7 +50,22 @@ class AddressEnd:
         self._waiting_bytes = 0
 
     def deliver(self, source: SocketAddress, flags: ReceiveFlags, data: bytes) -> None:
-        """A datagram for it. With no room left the newest is dropped, and counted."""
+        """A datagram for it, which filters may see first."""
+
+        def up(passed: bytes) -> None:
+            self._deliver(source, flags, passed)
+
+        remote = pack_transport_address(source)
+        event = int(EventType.RECEIVE_DATAGRAM)
+        filters = self.machine.datagrams.filters
+        if not filters.take_event(self.handle, event, remote, data, up, self._drop):
+            self._deliver(source, flags, data)
+
+    def _drop(self) -> None:
+        self.dropped += 1
+
+    def _deliver(self, source: SocketAddress, flags: ReceiveFlags, data: bytes) -> None:
+        """With no room left the newest is dropped, and counted."""
         cost = len(data) + PACKET_OVERHEAD_BYTES
         if not self.is_open or self._waiting_bytes + cost > self.session.limits.datagram_backlog_bytes:
             self.dropped += 1
@@ -56,13 +75,31 @@ class AddressEnd:
         self.session.mark_ready(self)
 
     def ask(self, ask: Ask) -> list[Effect]:
-        """A handler of its client is to be called."""
+        """A handler of its client is to be called; filters may see that first."""
+        handlers = self.machine.datagrams.handlers
+
+        def up(passed: bytes) -> None:
+            event = ask.event
+            if passed != event.data:
+                event = event._replace(data=passed, available=len(passed))
+            handlers.call(self, ask._replace(event=event))
+
+        event = ask.event
+        remote = b"" if event.remote is None else pack_transport_address(event.remote)
+        filters = self.machine.datagrams.filters
+        refuse = partial(handlers.refuse, ask.token)
+        if filters.take_event(self.handle, int(ask.handler.event), remote, bytes(event.data), up, refuse):
+            return []
         return self.session.questions.ask_handler(self, ask)
 
     def tell(self, tell: Tell) -> None:
         """A handler of its client is to be called, and nothing comes back."""
         if self.is_open and not (tell.lossy and self.session.is_congested):
             self.session.put(encode_notification(ADDRESS_TOLD, self.number, *event_arguments(tell)))
+
+    def deadline_changed(self) -> None:
+        """Something of its has a nearer deadline: an endpoint that was opened as bytes."""
+        self.machine.datagrams.look_at_deadlines()
 
     def __str__(self) -> str:
         return f"{self.session}, address {self.number}"
@@ -153,12 +190,19 @@ class AddressRequests:
 
     def address_open(
         self, msgid: int, machine: int, network: str, host: str, port: int, share: bool, packets: int, byte_count: int
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Any, ...] | None:
         end = self.new_end(self._session.machine_requests.find(machine), (packets, byte_count))
         access = ShareAccess.READ | ShareAccess.WRITE if share else ShareAccess.EXCLUSIVE
-        outcome = end.machine.datagrams.open(network, SocketAddress(host, port), access, end)
-        local = outcome.local or SocketAddress(host, port)
-        return self.add(end, outcome.handle), local.host, local.port, *self.send_grant
+        wanted, filters = SocketAddress(host, port), end.machine.datagrams.filters
+
+        def opened() -> Opened:
+            outcome = end.machine.datagrams.open(network, wanted, access, end)
+            local = outcome.local or wanted
+            result = self.add(end, outcome.handle), local.host, local.port, *self.send_grant
+            return result, outcome.handle, local
+
+        view = create_view(FileKind.ADDRESS, wanted, access)
+        return filters.create(self._session, msgid, network, view, Opening(filters, opened))
 
     @property
     def send_grant(self) -> tuple[int, int]:
@@ -221,9 +265,9 @@ class AddressRequests:
         pending.irp = irp
         end.machine.datagrams.submit(irp)
 
-    def address_query(self, msgid: int, address: int, query_type: int, length: int) -> tuple[Any, ...]:
+    def address_query(self, msgid: int, address: int, query_type: int, length: int) -> None:
         end = self.find(address)
-        return _answer(end.machine.datagrams.query(end.handle, query_type, length))
+        submit_query(self._session, msgid, end.machine, end.handle, query_type, length)
 
     def network_query(self, msgid: int, machine: int, network: str, query_type: int, length: int) -> tuple[Any, ...]:
         found = self._session.machine_requests.find(machine)

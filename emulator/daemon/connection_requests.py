@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from emulator.daemon.filter_passings import Opened, Opening
 from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.daemon.query_requests import submit_query
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.tdi.connection_requests import (
     Accept,
@@ -22,7 +24,8 @@ from emulator.tdi.connection_requests import (
     build_connection_request,
     relative_timeout,
 )
-from emulator.tdi.constants import DisconnectFlags, ListenFlags, ReceiveFlags, SendFlags
+from emulator.tdi.constants import DisconnectFlags, FileKind, ListenFlags, ReceiveFlags, SendFlags
+from emulator.tdi.filter_view import create_view
 from emulator.tdi.irp import Irp
 from emulator.tdi.structures import SocketAddress
 from emulator.wire.codec import encode_response
@@ -125,6 +128,10 @@ class ConnectionRequests:
         end.machine.require_alive()
         return end
 
+    def find_end(self, number: int) -> ConnectionEnd | None:
+        """The open endpoint of that number."""
+        return self._ends.get(number)
+
     def handle_of(self, number: int) -> int:
         """The transport's handle of an endpoint; 0, which none has, for a number that names none of this session's."""
         end = self._ends.get(number)
@@ -150,7 +157,7 @@ class ConnectionRequests:
 
     # ---- the methods of the wire
 
-    def connection_open(self, msgid: int, machine: int, network: str, context: int) -> tuple[Any, ...]:
+    def connection_open(self, msgid: int, machine: int, network: str, context: int) -> tuple[Any, ...] | None:
         found = self._session.machine_requests.find(machine)
         limits, addresses = self._session.limits, self._session.address_requests
         if len(self._ends) >= limits.connections_per_session:
@@ -158,10 +165,20 @@ class ConnectionRequests:
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text, rule="CR13")
         grant = limits.connection_window_sends, limits.connection_window_bytes
         end = ConnectionEnd(found, self._session, 0, grant)
-        outcome = found.datagrams.open_connection(network, context.to_bytes(8, "little"), end)
-        end.handle, end.number = outcome.handle, addresses.new_number()
-        self._ends[end.number] = end
-        return end.number, *grant
+        filters = found.datagrams.filters
+
+        def opened() -> Opened:
+            outcome = found.datagrams.open_connection(network, context.to_bytes(8, "little"), end)
+            end.handle, end.number = outcome.handle, addresses.new_number()
+            self._ends[end.number] = end
+            return (end.number, *grant), end.handle, None
+
+        view = create_view(FileKind.CONNECTION, None, 0)
+        return filters.create(self._session, msgid, network, view, Opening(filters, opened))
+
+    def forget(self, number: int) -> bool:
+        """An endpoint was closed as a file; False when none has that number."""
+        return self._ends.pop(number, None) is not None
 
     def connection_close(self, msgid: int, connection: int) -> tuple[Any, ...]:
         try:
@@ -215,10 +232,9 @@ class ConnectionRequests:
             raise Refused(NtStatus.INVALID_PARAMETER, text, rule="C26")
         self._submit(connection, msgid, Receive(length, ReceiveFlags(flags & 0xE0)), _received)
 
-    def connection_query(self, msgid: int, connection: int, query_type: int, length: int) -> tuple[Any, ...]:
+    def connection_query(self, msgid: int, connection: int, query_type: int, length: int) -> None:
         end = self._find(connection)
-        result = end.machine.datagrams.query(end.handle, query_type, length)
-        return int(result.status), result.information, result.message, result.data
+        submit_query(self._session, msgid, end.machine, end.handle, query_type, length)
 
 
 def _relative(timeout: int | None) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import trio
 
 from emulator.config import Config, MachineConfig
+from emulator.daemon.filters import Filters
 from emulator.daemon.handler_answers import HandlerAnswers
 from emulator.daemon.interfaces import broadcast_addresses
 from emulator.daemon.log import logger
@@ -17,6 +18,7 @@ from emulator.daemon.udp import status_of
 from emulator.daemon.udp_sockets import UdpSockets
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.constants import FileKind, ReceiveFlags, ShareAccess
+from emulator.tdi.create import CreateRequest
 from emulator.tdi.effects import (
     Ask,
     BindSocket,
@@ -108,6 +110,7 @@ class Datagrams:
         self._log = logger().bind(machine=machine)
         self.fault: Callable[[Exception], None] = self._raise
         self.outside: Outside | None = None
+        self.filters = Filters(self, self._transport, config.limits)
         self.handlers = HandlerAnswers(self._transport, self._perform, self.look_at_deadlines)
         self.violations = 0
 
@@ -129,6 +132,10 @@ class Datagrams:
         """Open what an attribute list asks for; raises Refused. Windows: IRP_MJ_CREATE."""
         pointer_bytes = arch.pointer_bytes
         return self._settle(self._transport.create(network, attributes, share, owner, pointer_bytes=pointer_bytes))
+
+    def what_to_create(self, network: str, attributes: bytes, arch: Arch) -> CreateRequest:
+        """What an attribute list asks for, with nothing opened; raises Refused."""
+        return self._transport.what_to_create(network, attributes, arch.pointer_bytes)
 
     def open_connection(self, network: str, context: bytes, owner: ConnectionOwner) -> OpenOutcome:
         """Open a connection endpoint; raises Refused."""
@@ -153,7 +160,12 @@ class Datagrams:
         return self._transport.socket_bound(wanted.key, local)
 
     def submit(self, irp: Irp) -> None:
-        """Submit any request; its context learns how it ended, perhaps before this returns."""
+        """Submit any request; its context learns how it ended, perhaps before this returns. Filters see it first."""
+        if not self.filters.take(irp):
+            self.submit_below(irp)
+
+    def submit_below(self, irp: Irp) -> None:
+        """Submit a request that no filter has, or every filter has let pass."""
         self._perform(self._transport.submit(irp, trio.current_time()))
         self._deadline_changed.set()
 
@@ -163,7 +175,7 @@ class Datagrams:
         The others have to be submitted one by one, and would have been refused or have to wait.
         """
         way = self._transport.burst_way(handle, destination, lengths)
-        if way is None:
+        if way is None or self.filters.on(self._transport.file(handle).network):
             return 0
         if way.key:
             count, byte_count, effects = self._sockets.send_burst(way, lengths, data)
@@ -210,11 +222,9 @@ class Datagrams:
 
     def cancel(self, irp: Irp) -> None:
         """Windows: IoCancelIrp."""
+        if self.filters.cancel(irp):
+            return
         self._perform(self._transport.cancel(irp, trio.current_time()))
-
-    def query(self, handle: int, query_type: int, buffer_bytes: int) -> QueryResult:
-        """TDI_QUERY_INFORMATION on an address object."""
-        return self._transport.query(handle, query_type, buffer_bytes)
 
     def query_network(self, network: str, query_type: int, buffer_bytes: int) -> QueryResult:
         """TDI_QUERY_INFORMATION on a control channel, opened for the purpose."""
@@ -235,6 +245,8 @@ class Datagrams:
 
         Raises Refused for a handle that is not open, or was cleaned up before.
         """
+        if not self._transport.file(handle).closing:
+            self.filters.cleanup(handle)
         effects = self._transport.cleanup(handle, trio.current_time())
         self._cleaning[handle] = then
         self._perform(effects)
@@ -269,13 +281,18 @@ class Datagrams:
 
     # ---- effects
 
+    def complete(self, effect: Complete) -> None:
+        """A request has its end outside the transport."""
+        self._perform([effect])
+
     def _perform(self, effects: Iterable[Effect]) -> None:
         pending = deque(effects)
         while pending:
             effect = pending.popleft()
             match effect:
                 case Complete(irp=irp):
-                    cast(Waiter, irp.context).finish(effect)
+                    ended = self.filters.completed(effect) if self.filters.watches else effect
+                    cast(Waiter, irp.context).finish(ended)
                 case Deliver(owner=owner, source=source, data=data, flags=flags):
                     cast(Owner, owner).deliver(source, flags, data)
                 case Ask(owner=owner):
@@ -322,14 +339,19 @@ class Datagrams:
     async def _keep_deadlines(self) -> None:
         while True:
             self._deadline_changed = trio.Event()
-            deadline = self._transport.next_deadline()
+            deadlines = self._transport.next_deadline(), self.filters.next_deadline()
+            deadline = min((at for at in deadlines if at is not None), default=None)
             if deadline is None:
                 await self._deadline_changed.wait()
                 continue
             with trio.move_on_at(deadline):
                 await self._deadline_changed.wait()
-            self._guarded(lambda: self._transport.expire(trio.current_time()))
+            self._guarded(self._expire)
             self._pump()
+
+    def _expire(self) -> Iterable[Effect]:
+        self.filters.expire(trio.current_time())
+        return self._transport.expire(trio.current_time())
 
     def _guarded(self, work: Callable[[], Iterable[Effect]]) -> None:
         """Do what a task has found to do. A fault in the core ends this machine and nothing else."""
@@ -351,4 +373,4 @@ class Datagrams:
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl machines`` shows of it."""
-        return {**self._sockets.describe(), "tdi_violations": self.violations}
+        return {**self._sockets.describe(), "tdi_violations": self.violations, "filters_removed": self.filters.removed}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from emulator.daemon.filter_passings import Opened, Opening
 from emulator.daemon.machine_requests import stale_or_unknown
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import FileKind, MajorFunction
+from emulator.tdi.create import OpenAddress, OpenConnection, OpenControl
+from emulator.tdi.filter_view import create_view
 from emulator.tdi.guest_irp import GuestIrp
 from emulator.tdi.irp import Irp
 from emulator.tdi.layout import Arch
@@ -91,6 +94,8 @@ class FileRequests:
         file = self._files.get(number)
         if file is None and (end := addresses.find_end(number)) is not None:
             file = OpenFile(end.machine, end.handle, end)
+        if file is None and (endpoint := self._session.connection_requests.find_end(number)) is not None:
+            file = OpenFile(endpoint.machine, endpoint.handle, None)
         if file is None:
             stale_or_unknown("file", number, number if addresses.was_given(number) else 0)
             raise Refused(NtStatus.FILE_CLOSED, f"file {number} has been closed")
@@ -118,18 +123,25 @@ class FileRequests:
         attributes: bytes,
         packets: int,
         byte_count: int,
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Any, ...] | None:
         found = self._session.machine_requests.find(machine)
-        arch = _arch(pointer_bytes)
+        arch, filters = _arch(pointer_bytes), found.datagrams.filters
+
+        def opened() -> Opened:
+            return self._create(found, network, arch, asked, attributes, (packets, byte_count))
+
         try:
-            return self._create(found, network, arch, location, attributes, (packets, byte_count))
+            asked = RawCreate(location, arch)
+            request = found.datagrams.what_to_create(network, asked.attributes(attributes), arch)
+            local = request.local if isinstance(request, OpenAddress) else None
+            view = create_view(_KINDS[type(request)], local, asked.share)
+            return filters.create(self._session, msgid, network, view, Opening(filters, opened, _refused_create))
         except Refused as refusal:
-            return int(refusal.status), 0, refusal.text, 0, 0, "", 0, 0, 0
+            return _refused_create(refusal)
 
     def _create(
-        self, machine: Machine, network: str, arch: Arch, location: bytes, attributes: bytes, grant: tuple[int, int]
-    ) -> tuple[Any, ...]:
-        asked = RawCreate(location, arch)
+        self, machine: Machine, network: str, arch: Arch, asked: RawCreate, attributes: bytes, grant: tuple[int, int]
+    ) -> Opened:
         addresses = self._session.address_requests
         if len(self._files) >= self._session.limits.addresses_per_session:
             text = f"this session already has {len(self._files)} files open; close one first"
@@ -139,10 +151,11 @@ class FileRequests:
         kind = machine.datagrams.kind_of(outcome.handle)
         if kind is FileKind.ADDRESS and outcome.local is not None:
             number = addresses.add(end, outcome.handle)
-            return 0, 0, "", number, int(kind), *outcome.local, *addresses.send_grant
+            result: tuple[Any, ...] = 0, 0, "", number, int(kind), *outcome.local, *addresses.send_grant
+            return result, outcome.handle, outcome.local
         number = addresses.new_number()
         self._files[number] = OpenFile(machine, outcome.handle, None)
-        return 0, 0, "", number, int(kind), "", 0, 0, 0
+        return (0, 0, "", number, int(kind), "", 0, 0, 0), outcome.handle, None
 
     # ---- requests
 
@@ -208,8 +221,16 @@ class FileRequests:
             self._session.address_requests.forget(number)
             file.end.close()
         else:
-            del self._files[number]
+            if not self._session.connection_requests.forget(number):
+                del self._files[number]
             file.machine.datagrams.close(file.handle)
+
+
+_KINDS = {OpenAddress: FileKind.ADDRESS, OpenConnection: FileKind.CONNECTION, OpenControl: FileKind.CONTROL}
+
+
+def _refused_create(refusal: Refused) -> tuple[Any, ...]:
+    return int(refusal.status), 0, refusal.text, 0, 0, "", 0, 0, 0
 
 
 def _arch(pointer_bytes: int) -> Arch:

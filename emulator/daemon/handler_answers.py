@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import trio
 
 from emulator.status import NtStatus, Refused
-from emulator.tdi.effects import Effect
+from emulator.tdi.effects import Ask, Effect
 from emulator.tdi.handlers import NOT_ACCEPTED, Answer
 from emulator.tdi.transport import Transport
+
+if TYPE_CHECKING:
+    from emulator.daemon.address_requests import AddressEnd
 
 
 class HandlerAnswers:
@@ -30,6 +34,21 @@ class HandlerAnswers:
         """A client's handler has returned."""
         self._perform(self._transport.handler_answered(token, answer, trio.current_time()))
         self.called()
+
+    def call(self, end: AddressEnd, ask: Ask) -> None:
+        """Call a handler that filters were asked about. One that was taken away meanwhile is not called (R46, T10)."""
+        try:
+            handler = self._transport.handlers_of(ask.handle).get(ask.handler.event)
+        except Refused:
+            handler = None
+        if handler is ask.handler:
+            self._perform(end.session.questions.ask_handler(end, ask))
+        else:
+            self.refuse(ask.token)
+
+    def refuse(self, token: int) -> None:
+        """A handler is not called, and has not accepted."""
+        self.answered(token, NOT_ACCEPTED)
 
     def not_called(self, token: int) -> list[Effect]:
         """A handler could not be called: it has not accepted. What that brings is the caller's to perform."""

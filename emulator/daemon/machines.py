@@ -47,6 +47,7 @@ class Machine:
         self.channels: dict[int, Channel] = {}
         self.datagrams = Datagrams(name, config, settings, segments.ports_of(name, settings), time.time())
         self.datagrams.fault = self.fail
+        self.datagrams.filters.machine = self
         self.datagrams.outside = segments
         segments.serve(name, self.datagrams)
         self.bus = MachineBus(self, settings)

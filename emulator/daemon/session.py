@@ -23,6 +23,7 @@ from emulator.daemon.channel_requests import ChannelRequests
 from emulator.daemon.connection_requests import ConnectionRequests
 from emulator.daemon.driver_requests import DriverRequests
 from emulator.daemon.file_requests import FileRequests
+from emulator.daemon.filter_requests import FilterRequests
 from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
 from emulator.daemon.machine_requests import MachineRequests
@@ -95,6 +96,7 @@ class Session:
         self.receive_requests = ReceiveRequests(self)
         self.questions = Questions(self)
         self.file_requests = FileRequests(self)
+        self.filter_requests = FilterRequests(self)
         self.network_requests = NetworkRequests(self)
         self.bus_requests = BusRequests(self)
         self.driver_requests = DriverRequests(self)
@@ -113,6 +115,7 @@ class Session:
             self.connection_requests,
             self.receive_requests,
             self.file_requests,
+            self.filter_requests,
             self.network_requests,
             self.bus_requests,
             self.driver_requests,
@@ -177,6 +180,7 @@ class Session:
         self._ready.clear()
         reason = self._farewell[1] if self._farewell else "the client went away"
         owners = (
+            self.filter_requests,
             self.driver_requests,
             self.bus_requests,
             self.channel_requests,

@@ -33,6 +33,7 @@ user_requests      requests of user mode, which come as device controls; ``ioctl
                    ``object_ids`` address options among them, ``control_codes`` has their numbers
 builders           such bytes, as the driver kit's macros make them
 action             settings and actions
+filters            clients above a device, asked about each request; ``filter_view`` is what they see
 transport          one machine's devices and open files; the way in
 =================  ====================================================================================
 """

@@ -45,16 +45,30 @@ def submit(transport: Transport, irp: Irp, now: float) -> list[Effect]:
     if irp.state is not IrpState.NEW:
         raise Misuse(f"a request that is {irp.state.value} cannot be submitted")
     try:
-        if irp.cancelled:
-            raise Refused(NtStatus.CANCELLED, "cancelled before it was submitted", rule="S37")
-        if isinstance(irp.parameters, DeviceControl) and is_user_request(irp.parameters.code):
-            map_user_request(irp, irp.parameters)
+        _map(irp)
         service, file = _service_for(transport, irp)
         if isinstance(irp.parameters, Unread):
             irp.parameters = irp.parameters.read()
         return service.serve(transport, file, irp, now)
     except Refused as refusal:
         return [irp.refuse(refusal)]
+
+
+def _map(irp: Irp) -> None:
+    if irp.cancelled:
+        raise Refused(NtStatus.CANCELLED, "cancelled before it was submitted", rule="S37")
+    if isinstance(irp.parameters, DeviceControl) and is_user_request(irp.parameters.code):
+        map_user_request(irp, irp.parameters)
+
+
+def understand(irp: Irp) -> None:
+    """Read a request that has not been submitted yet, so that it can be looked into; raises Refused.
+
+    A request of user mode becomes the internal one it stands for.
+    """
+    _map(irp)
+    if isinstance(irp.parameters, Unread):
+        irp.parameters = irp.parameters.read()
 
 
 def _service_for(transport: Transport, irp: Irp) -> tuple[Service, OpenFile]:

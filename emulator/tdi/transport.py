@@ -24,7 +24,7 @@ from emulator.tdi.connection import ConnectionEndpoint
 from emulator.tdi.connection_events import ConnectionEvents
 from emulator.tdi.connection_files import ConnectionFiles
 from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
-from emulator.tdi.create import OpenAddress, OpenControl, parse_create_untrusted
+from emulator.tdi.create import CreateRequest, OpenAddress, OpenControl, parse_create_untrusted
 from emulator.tdi.device import Device
 from emulator.tdi.effects import CleanupComplete, Effect
 from emulator.tdi.irp import Irp, IrpState
@@ -140,8 +140,7 @@ class Transport(SendSide):
     ) -> OpenOutcome:
         """Open what an extended-attribute list asks for. Windows: IRP_MJ_CREATE."""
         try:
-            unknown = self._device(network).profile.unknown_attribute_status
-            request = parse_create_untrusted(attributes, pointer_bytes=pointer_bytes, unknown_status=unknown)
+            request = self.what_to_create(network, attributes, pointer_bytes)
         except Refused as refusal:
             return refused_open(refusal)
         if isinstance(request, OpenAddress):
@@ -149,6 +148,11 @@ class Transport(SendSide):
         if isinstance(request, OpenControl):
             return self.open_control(network, owner)
         return self.open_connection(network, request.context, owner)
+
+    def what_to_create(self, network: str, attributes: Bytes | None, pointer_bytes: int) -> CreateRequest:
+        """What an attribute list asks for; raises Refused."""
+        unknown = self._device(network).profile.unknown_attribute_status
+        return parse_create_untrusted(attributes, pointer_bytes=pointer_bytes, unknown_status=unknown)
 
     def open_connection(self, network: str, context: bytes, owner: object) -> OpenOutcome:
         """Open a connection endpoint; ``context`` comes back with its events (CR10)."""
@@ -180,6 +184,15 @@ class Transport(SendSide):
                 NtStatus.OBJECT_NAME_NOT_FOUND, f"machine {self.machine} has no network {network!r}; it has {known}"
             )
         return device
+
+    def network_of(self, name: str) -> str:
+        """The one name of a network that may be called by its Windows name; Refused for one the machine has not."""
+        return self._device(name).network
+
+    @staticmethod
+    def local_of(file: OpenFile) -> SocketAddress | None:
+        """What a file is bound to; None for a file that is no address object."""
+        return file.local if isinstance(file, AddressObject) else None
 
     def owner_of(self, handle: int) -> object:
         """Whoever opened a handle; Refused for one that is not open."""

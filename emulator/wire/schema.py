@@ -47,6 +47,15 @@ from emulator.wire.driver_rows import (
 )
 from emulator.wire.fields import Field, Maybe
 from emulator.wire.file_rows import FILE_CREATE, IRP_SUBMIT, IRP_SUBMIT_AT
+from emulator.wire.filter_rows import (
+    FILTER_ATTACH,
+    FILTER_CLEANUP,
+    FILTER_COMPLETED,
+    FILTER_DETACH,
+    FILTER_DETACHED,
+    FILTER_QUERY,
+    FILTER_REQUEST,
+)
 from emulator.wire.method import (
     ADDRESS,
     BOOL,
@@ -137,6 +146,13 @@ __all__ = [
     "DRIVER_START",
     "DRIVER_STATE",
     "FILE_CREATE",
+    "FILTER_ATTACH",
+    "FILTER_CLEANUP",
+    "FILTER_COMPLETED",
+    "FILTER_DETACH",
+    "FILTER_DETACHED",
+    "FILTER_QUERY",
+    "FILTER_REQUEST",
     "GPADL_CREATE",
     "GPADL_DELETE",
     "GPADL_MAP",

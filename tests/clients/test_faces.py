@@ -31,6 +31,7 @@ FACES = (
     "DriverPacket",
     "Address",
     "File",
+    "Filter",
     "BusGuest",
     "TdiConnection",
 )

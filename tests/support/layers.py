@@ -86,6 +86,7 @@ class Violation(NamedTuple):
 FOUNDATION = ("emulator.status", "emulator.memory", "emulator.choice")
 MEETING_PLACE = "emulator.place"
 CLIENT_CORE = (
+    "clients.filtering",
     "clients.protocol",
     "clients.holdings",
     "clients.handlers",
@@ -118,6 +119,7 @@ CLIENT_SHARED = (
     "clients.bus_calls",
     "clients.receive_calls",
     "clients.file_calls",
+    "clients.filter_calls",
     "clients.connection_calls",
     "clients.driver_calls",
 )
@@ -128,6 +130,7 @@ CLIENT_SYNC = (
     "clients.sync_receiving",
     "clients.sync_bus",
     "clients.sync_files",
+    "clients.sync_filters",
     "clients.sync_tdi_connections",
     "clients.sync_driver",
 )

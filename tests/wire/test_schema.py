@@ -45,7 +45,7 @@ def test_every_row_is_in_the_table_under_its_own_name() -> None:
 
 def test_the_daemon_asks_nothing_but_for_a_ping_and_what_a_handler_returns() -> None:
     requests = [row.name for row in METHODS if row.kind is Kind.REQUEST and row.direction is not Direction.TO_DAEMON]
-    assert requests == ["ping", "driver.callback", "address.event"]
+    assert requests == ["ping", "driver.callback", "address.event", "filter.request"]
 
 
 @pytest.mark.parametrize("row", METHODS, ids=lambda row: row.name)
