@@ -15,7 +15,7 @@ from uuid import UUID
 
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
 from emulator.daemon.bus_guest_rings import BusGuestRings
-from emulator.daemon.bus_view import describe_offers
+from emulator.daemon.bus_view import describe_bus, describe_offers
 from emulator.daemon.channels import Channel, Offer
 from emulator.daemon.gpadls import MachineGpadls
 from emulator.daemon.guest_pages import GuestPages
@@ -391,15 +391,8 @@ class MachineBus:
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl machines`` shows of the bus."""
-        view = self._host.view()
-        return {
-            "vmbus": view.phase,
-            "vmbus_version": str(view.version) if view.version is not None else None,
-            "vmbus_features": [feature.name for feature in view.features],
-            "vmbus_violations": self.violations.tally.counts(),
-            "vmbus_latest_violations": self.violations.tally.latest(),
-            "bus_guest": str(self.bus_guest.session) if self.bus_guest is not None else None,
-        }
+        guest = str(self.bus_guest.session) if self.bus_guest is not None else None
+        return {**describe_bus(self._host.view(), self.violations.tally), "bus_guest": guest}
 
     def describe_offers(self) -> list[dict[str, Any]]:
         """What ``vmbusctl channels`` shows: every offer, open or not."""

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from emulator.daemon.channels import Offer
+from emulator.daemon.violations import Tally
 from emulator.vmbus.host_view import BusView, ChannelView
+
+
+def describe_bus(view: BusView, tally: Tally) -> dict[str, Any]:
+    """What ``vmbusctl machines`` shows of the bus."""
+    return {
+        "vmbus": view.phase,
+        "vmbus_version": str(view.version) if view.version is not None else None,
+        "vmbus_features": [feature.name for feature in view.features],
+        "vmbus_violations": tally.counts(),
+        "vmbus_latest_violations": tally.latest(),
+    }
 
 
 def describe_offers(view: BusView, offers: Mapping[int, Offer]) -> list[dict[str, Any]]:

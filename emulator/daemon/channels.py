@@ -39,6 +39,8 @@ from emulator.wire.schema import CHANNEL_OPENED, CHANNEL_OPENED_DIRECT
 
 if TYPE_CHECKING:
     from emulator.daemon.driver import Driver
+    from emulator.daemon.driver_guest import GuestDriver
+    from emulator.daemon.driver_host import HostDriver
     from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
 
@@ -68,7 +70,7 @@ class Offer:
         self.channel_id: int | None = None  # on the guest bus, once it has been offered there
         self.channel: Channel | None = None
         self.mistakes = Tally()  # of its guests, since the last bus guest came
-        self.driver: Driver | None = None  # of a host with a life cycle
+        self.driver: HostDriver | None = None  # of a host with a life cycle
         self.mmio = 0, 0  # address and bytes
 
     def parameters(self, *, uses_monitor: bool) -> OfferParameters:
@@ -124,7 +126,7 @@ class Channel:
         self._holders: set[DirectEnd] = set()  # told that it is over, and not done with the rings yet
         self._pages_due = False
         self._client_bells: dict[Side, socket.socket] = {}  # connected, and not yet passed to their clients
-        self.guest_driver: Driver | None = None  # of a guest with a life cycle
+        self.guest_driver: GuestDriver | None = None  # of a guest with a life cycle
         self.when_opened: Callable[[], None] | None = None  # for one whose host takes its time
         self._session = session
         self._grant = grant

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from emulator.daemon.driver import Driver
+from emulator.daemon.driver_guest import GuestDriver
+from emulator.daemon.driver_host import HostDriver
 from emulator.daemon.machine_requests import stale_or_unknown
 from emulator.memory import mdl_from_ranges
 from emulator.status import Misuse, NtStatus, Refused
@@ -65,9 +67,9 @@ class DriverRequests:
             text = f"a ring has at most {session.limits.largest_ring_pages} data pages, not {pages}"
             raise Refused(NtStatus.INVALID_PARAMETER, text)
         self._given += 1
-        side = Side.HOST if host else Side.GUEST
+        kind = HostDriver if host else GuestDriver
         grant = None if direct else (packets, byte_count)
-        self._drivers[self._given] = Driver(session, found, side, values, grant, self._given)
+        self._drivers[self._given] = kind(session, found, values, grant, self._given)
         return self._given, found.has_verifier
 
     def driver_enable(self, msgid: int, driver: int) -> tuple[Any, ...]:
@@ -130,10 +132,23 @@ class DriverRequests:
 
     # ---- page lists
 
+    def _find_guest(self, number: int) -> GuestDriver:
+        found = self.find(number)
+        if not isinstance(found, GuestDriver):
+            text = "page lists are made and deleted by guests; a host maps them"
+            raise Refused(NtStatus.NOT_SUPPORTED, text, rule="4.2")
+        return found
+
+    def _find_host(self, number: int) -> HostDriver:
+        found = self.find(number)
+        if not isinstance(found, HostDriver):
+            raise Refused(NtStatus.NOT_SUPPORTED, "page lists are mapped by hosts; a guest makes them", rule="4.2")
+        return found
+
     def gpadl_create(
         self, msgid: int, driver: int, read_only: bool, mdl: bytes, offset: int, length: int
     ) -> tuple[Any, ...]:
-        found = self.find(driver)
+        found = self._find_guest(driver)
         offer = found.described_to()
         memory = found.machine.memory
         ranges = gpadl_ranges(parse_mdl_chain_untrusted(mdl), offset, length, memory.page_count)
@@ -143,7 +158,7 @@ class DriverRequests:
         return (handle,)
 
     def gpadl_delete(self, msgid: int, driver: int, gpadl: int) -> None:
-        found = self.find(driver)
+        found = self._find_guest(driver)
         if gpadl not in found.gpadls:
             text = f"the {found} has no GPADL 0x{gpadl:X}"
             raise Refused(NtStatus.INVALID_HANDLE, text, rule="4.2")
@@ -154,13 +169,13 @@ class DriverRequests:
         bus.gpadls.delete(bus.guest, gpadl, pending.finish)
 
     def gpadl_map(self, msgid: int, driver: int, gpadl: int, read_only: bool) -> tuple[Any, ...]:
-        found = self.find(driver)
+        found = self._find_host(driver)
         denied = found.machine.profile.kmcl.read_only_gpadl_status
         ranges = found.machine.bus.gpadls.map(found.host_offer(), gpadl, read_only=read_only, denied=denied)
         return (pack_mdl_chain(mdl_from_ranges(ranges)),)
 
     def gpadl_unmap(self, msgid: int, driver: int, gpadl: int) -> tuple[Any, ...]:
-        found = self.find(driver)
+        found = self._find_host(driver)
         found.machine.bus.gpadls.unmap(found.host_offer(), gpadl)
         return ()
 

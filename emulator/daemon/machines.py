@@ -22,7 +22,7 @@ from emulator.memory import PageAllocator, PagedOut
 from emulator.status import NtStatus, Refused
 
 if TYPE_CHECKING:
-    from emulator.daemon.driver import WaitingDriver
+    from emulator.daemon.driver_guest import WaitingDriver
     from emulator.daemon.pending import PendingOpen
     from emulator.daemon.segments import Segments
     from emulator.daemon.session import Session
