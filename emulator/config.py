@@ -179,11 +179,11 @@ class LimitsConfig(_Section):
 
 
 class UdpConfig(_Section):
-    """What real UDP sockets may do."""
+    """What real UDP sockets may do; where TCP sockets may be bound and reach is the same."""
 
     # Host addresses machines may bind. Reaching outside this machine must be a decision.
     bind: tuple[str, ...] = ("127.0.0.1", "::1")
-    # Networks their datagrams may go to.
+    # Networks their datagrams and connections may go to.
     reach: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     send_timeout_seconds: float = Field(default=1.0, gt=0)
     # What the kernel keeps for a socket until it is read, as far as net.core.rmem_max allows: a burst of a few
@@ -304,8 +304,10 @@ class Config(_Section):
 
     def _segment_problems(self) -> list[str]:
         problems: list[str] = []
-        if "udp" in self.segments:
-            problems.append("segments.udp: the name 'udp' stands for real UDP sockets; call the segment something else")
+        for name in ("udp", "tcp"):
+            if name in self.segments:
+                text = f"the name '{name}' stands for real {name.upper()} sockets; call the segment something else"
+                problems.append(f"segments.{name}: {text}")
         taken: dict[tuple[str, str], str] = {}
         for machine, settings in self.machines.items():
             for segment, address in settings.segments.items():

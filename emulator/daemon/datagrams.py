@@ -14,17 +14,22 @@ from emulator.daemon.filters import Filters
 from emulator.daemon.handler_answers import HandlerAnswers
 from emulator.daemon.interfaces import broadcast_addresses
 from emulator.daemon.log import logger
+from emulator.daemon.tcp import TcpStreams
 from emulator.daemon.udp import status_of
 from emulator.daemon.udp_sockets import UdpSockets
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.constants import FileKind, ReceiveFlags, ShareAccess
 from emulator.tdi.create import CreateRequest
 from emulator.tdi.effects import (
+    AcceptStreams,
     Ask,
     BindSocket,
+    BindStream,
     CleanupComplete,
     CloseSocket,
+    CloseStream,
     Complete,
+    ConnectStream,
     DeadlineChanged,
     Deliver,
     Effect,
@@ -32,6 +37,7 @@ from emulator.tdi.effects import (
     JoinGroup,
     LeaveGroup,
     SendOutside,
+    StreamChanged,
     Tell,
     Transmit,
     Violation,
@@ -101,6 +107,7 @@ class Datagrams:
         self._transport = Transport(machine, profile, ports, config.udp.bind, config.udp.reach, start)
         self._transport.know_broadcasts(broadcast_addresses(config.udp.bind))
         self._sockets = UdpSockets(self._transport, config.udp.receive_buffer_bytes, self._guarded)
+        self._streams = TcpStreams(self._transport.tcp, self._guarded)
         self._ports = tuple(ports.values())
         self._cleaning: dict[int, Callable[[], None]] = {}
         self._to_close: set[int] = set()
@@ -145,9 +152,9 @@ class Datagrams:
         """Give an open the socket it waits for."""
         if outcome.status is NtStatus.PENDING:
             (effect,) = outcome.effects
-            if not isinstance(effect, BindSocket):
+            if not isinstance(effect, BindSocket | BindStream):
                 raise Misuse(f"an open that waits asks for a socket, not for {effect}")
-            outcome = self._bind(effect)
+            outcome = self._bind(effect) if isinstance(effect, BindSocket) else self._bind_stream(effect)
         if outcome.status is not NtStatus.SUCCESS:
             raise Refused(outcome.status, outcome.message, rule=outcome.rule)
         return outcome
@@ -158,6 +165,13 @@ class Datagrams:
         except OSError as error:
             return self._transport.socket_failed(wanted.key, status_of(error), error.strerror or str(error))
         return self._transport.socket_bound(wanted.key, local)
+
+    def _bind_stream(self, wanted: BindStream) -> OpenOutcome:
+        try:
+            local = self._streams.bind(wanted)
+        except OSError as error:
+            return self._transport.stream_failed(wanted.key, status_of(error), error.strerror or str(error))
+        return self._transport.stream_bound(wanted.key, local)
 
     def submit(self, irp: Irp) -> None:
         """Submit any request; its context learns how it ended, perhaps before this returns. Filters see it first."""
@@ -278,6 +292,7 @@ class Datagrams:
             self._open = False
             self._perform(self._transport.shutdown(trio.current_time()))
             self._sockets.close_all()
+            self._streams.close_all()
 
     # ---- effects
 
@@ -311,6 +326,8 @@ class Datagrams:
                 case SendOutside():
                     if self.outside is not None:
                         self.outside.send(effect)
+                case AcceptStreams() | ConnectStream() | StreamChanged() | CloseStream():
+                    pending += self._streams.perform(effect)
                 case DeadlineChanged(owner=owner):
                     cast(ConnectionOwner, owner).deadline_changed()
                 case CleanupComplete(handle=handle):
@@ -333,6 +350,7 @@ class Datagrams:
         self._pump = pump
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sockets.run, pump)
+            nursery.start_soon(self._streams.run, pump)
             nursery.start_soon(self._keep_deadlines)
             task_status.started()
 
@@ -373,4 +391,9 @@ class Datagrams:
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl machines`` shows of it."""
-        return {**self._sockets.describe(), "tdi_violations": self.violations, "filters_removed": self.filters.removed}
+        return {
+            **self._sockets.describe(),
+            **self._streams.describe(),
+            "tdi_violations": self.violations,
+            "filters_removed": self.filters.removed,
+        }

@@ -315,13 +315,17 @@ class Connections:
         endpoint.address = None
         return effects + endpoint.end(NtStatus.CANCELLED, "its endpoint was cleaned up", "CL4")
 
-    def address_cleanup(self, address: AddressObject) -> list[Effect]:
-        """An address goes: nobody can be offered to on it. Connections that stand keep on (CL8)."""
+    def listens_failed(self, address: AddressObject, status: NtStatus, message: str, rule: str = "C13") -> list[Effect]:
+        """Nobody can listen on an address: its host does not allow it, or it goes."""
         effects: list[Effect] = []
         for listening in list(self._listening.get(address, ())):
             effects += self._stop_listening(listening.endpoint)
-            effects += listening.endpoint.failed(NtStatus.CANCELLED, "its address object was cleaned up", "CL2")
+            effects += listening.endpoint.failed(status, message, rule)
         return effects
+
+    def address_cleanup(self, address: AddressObject) -> list[Effect]:
+        """An address goes: nobody can be offered to on it. Connections that stand keep on (CL8)."""
+        return self.listens_failed(address, NtStatus.CANCELLED, "its address object was cleaned up", "CL2")
 
     # Time.
 

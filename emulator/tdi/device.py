@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 class Device(ABC):
     """One network of one machine: its open addresses, their waiting sends, its statistics. Windows: DEVICE_OBJECT."""
 
+    carries_datagrams = True
+
     def __init__(self, machine: str, network: str, profile: ProviderProfile, start_filetime: int) -> None:
         self.machine = machine
         self.network = network

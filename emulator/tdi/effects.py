@@ -163,6 +163,43 @@ class Violation(NamedTuple):
     message: str
 
 
+class BindStream(NamedTuple):
+    """Bind a real TCP socket to ``local`` (port 0: any free one), which does not listen yet.
+
+    Answer with ``stream_bound`` or ``stream_failed`` before any other call.
+    """
+
+    key: int
+    local: SocketAddress
+
+
+class AcceptStreams(NamedTuple):
+    """Who connects to a bound socket is wanted, or not any more: ask ``wants_accept``. It listens from now on."""
+
+    key: int
+
+
+class ConnectStream(NamedTuple):
+    """Connect a new socket ``key`` to ``remote``, from the address of the bound socket ``holder``."""
+
+    key: int
+    holder: int
+    remote: SocketAddress
+
+
+class StreamChanged(NamedTuple):
+    """A connected socket may have something to send, an end to send, or room for what arrives: ask its link."""
+
+    key: int
+
+
+class CloseStream(NamedTuple):
+    """Close a socket, if there is one by that key; with ``abort`` its peer is reset."""
+
+    key: int
+    abort: bool
+
+
 class DeadlineChanged(NamedTuple):
     """What this owner waits for, perhaps on another machine, may have a nearer deadline than it had."""
 
@@ -191,6 +228,11 @@ Effect: TypeAlias = (
     | Ask
     | Tell
     | Violation
+    | BindStream
+    | AcceptStreams
+    | ConnectStream
+    | StreamChanged
+    | CloseStream
     | DeadlineChanged
     | CleanupComplete
 )

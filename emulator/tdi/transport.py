@@ -35,7 +35,10 @@ from emulator.tdi.segment import SegmentPort
 from emulator.tdi.segment_links import SegmentNetwork
 from emulator.tdi.send_side import SendSide
 from emulator.tdi.structures import Bytes, SocketAddress, canonical_untrusted, parse_transport_address_untrusted
+from emulator.tdi.tcp import TCP_DEVICE_NAME, TCP_NETWORK, TcpDevice
 from emulator.tdi.udp import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, UDP_DEVICE_NAME, UDP_NETWORK, UdpDevice
+
+_WINDOWS_NAMES = {UDP_DEVICE_NAME: UDP_NETWORK, TCP_DEVICE_NAME: TCP_NETWORK}
 
 
 class OpenOutcome(NamedTuple):
@@ -62,7 +65,7 @@ def refused_open(refusal: Refused) -> OpenOutcome:
 class Transport(SendSide):
     """All TDI devices of one machine.
 
-    ``udp`` (also under its Windows name) and the segments it is attached to, by name.
+    ``udp`` and ``tcp`` (also under their Windows names) and the segments it is attached to, by name.
 
     ``local_addresses`` are the host addresses it may bind, ``reachable_networks`` those its datagrams may go to; both
     are the loopback unless said otherwise. ``start_filetime`` is what the UDP device reports as its start.
@@ -82,12 +85,22 @@ class Transport(SendSide):
         self._udp = UdpDevice(machine, profile.udp, local_addresses, reachable_networks, start_filetime)
         self._add_device(UDP_NETWORK, self._udp)
         for name, port in segments.items():
-            if name in (UDP_NETWORK, UDP_DEVICE_NAME):
-                raise Misuse(f"a segment cannot be called {name}: that is the UDP device")
+            if name in (UDP_NETWORK, UDP_DEVICE_NAME, TCP_NETWORK, TCP_DEVICE_NAME):
+                raise Misuse(f"a segment cannot be called {name}: that is a device of real sockets")
             self._add_device(name, port)
         self.connections = ConnectionFiles(
             self._files, self._devices, ConnectionEvents(machine, self.calls, self.loans)
         )
+        self.tcp = TcpDevice(
+            machine,
+            profile.udp,
+            profile.tcp,
+            self.connections.endpoints,
+            local_addresses,
+            reachable_networks,
+            start_filetime,
+        )
+        self._add_device(TCP_NETWORK, self.tcp)
         for port in segments.values():
             port.connections = SegmentNetwork(port, self.connections.endpoints, port.segment.profile.connections)
         self._last_handle = 0
@@ -119,6 +132,14 @@ class Transport(SendSide):
         Returns the final outcome of the open that asked for it.
         """
         return refused_open(self._udp.socket_failed(key, status, message))
+
+    def stream_bound(self, key: int, actual: SocketAddress) -> OpenOutcome:
+        """The answer to a BindStream: it is bound, to ``actual``. Returns the final outcome of the open."""
+        return self._opened(self.tcp.stream_bound(key, actual))
+
+    def stream_failed(self, key: int, status: NtStatus, message: str) -> OpenOutcome:
+        """The answer to a BindStream: it could not be bound. Returns the final outcome of the open."""
+        return refused_open(self.tcp.stream_failed(key, status, message))
 
     def open_control(self, network: str, owner: object) -> OpenOutcome:
         """Open a control channel, for queries about the provider."""
@@ -177,7 +198,7 @@ class Transport(SendSide):
         return device, self._last_handle
 
     def _device(self, network: str) -> Device:
-        device = self._devices.get(UDP_NETWORK if network == UDP_DEVICE_NAME else network)
+        device = self._devices.get(_WINDOWS_NAMES.get(network, network))
         if device is None:
             known = ", ".join(sorted(self._devices))
             raise Refused(

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-TOOLS = {"dnsmasq": "dnsmasq-base"}
+TOOLS = {"dnsmasq": "dnsmasq-base", "socat": "socat"}
 """Every program that some test needs, and the Debian package that brings it."""
 
 # Servers are installed where an ordinary user's PATH does not look.

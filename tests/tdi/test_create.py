@@ -267,7 +267,7 @@ def test_create_by_attributes_opens_what_they_say() -> None:
 def test_an_unknown_network_is_named_with_those_there_are() -> None:
     outcome = Bench("udp").transport.open_control("wan", None)
     assert outcome.status is NtStatus.OBJECT_NAME_NOT_FOUND
-    assert "lan, udp" in outcome.message
+    assert "lan, tcp, udp" in outcome.message
 
 
 @both
