@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING
 
 from clients import receive_calls
@@ -84,41 +84,38 @@ class HandlerTasks:
             waiting = self._lanes.get(call.lane)
             if waiting is not None:
                 waiting.append(call)
-            elif inspect.iscoroutinefunction(call.function):
-                self._start_lane(call)
-            else:
-                self._run_plain(call)
+            elif (rest := self._begin(call)) is not None:
+                nursery = self._connection.nursery
+                assert nursery is not None, "what is received is received in the nursery's task"
+                self._lanes[call.lane] = deque()
+                nursery.start_soon(self._run_lane, call, rest)
         return any_ran
 
-    def _start_lane(self, call: HandlerCall) -> None:
-        nursery = self._connection.nursery
-        assert nursery is not None, "what is received is received in the nursery's task"
-        self._lanes[call.lane] = deque([call])
-        nursery.start_soon(self._run_lane, call.lane)
-
-    def _run_plain(self, call: HandlerCall) -> None:
+    def _begin(self, call: HandlerCall) -> Awaitable[object] | None:
+        """Call the function. A plain one is then over; of an async one the rest is returned."""
         try:
             result = call.function(call.event)
             if inspect.isawaitable(result):
-                raise TypeError(f"make the handler {call.function!r} an async function: it returned an awaitable")
+                return result
             self._connection.protocol.handler_returned(call, result)
         except Exception as error:  # noqa: BLE001 -- raised where the program is
             self._failed(call, error)
+        return None
 
-    async def _run_lane(self, lane: tuple[int, int]) -> None:
-        waiting = self._lanes[lane]
-        while waiting:
-            call = waiting.popleft()
-            if not inspect.iscoroutinefunction(call.function):
-                self._run_plain(call)
-                self._connection.flush()
-                continue
-            try:
-                self._connection.protocol.handler_returned(call, await call.function(call.event))
-            except Exception as error:  # noqa: BLE001 -- raised where the program is
-                self._failed(call, error)
+    async def _run_lane(self, call: HandlerCall, rest: Awaitable[object] | None) -> None:
+        waiting = self._lanes[call.lane]
+        while True:
+            if rest is not None:
+                try:
+                    self._connection.protocol.handler_returned(call, await rest)
+                except Exception as error:  # noqa: BLE001 -- raised where the program is
+                    self._failed(call, error)
             self._connection.flush()
-        del self._lanes[lane]
+            if not waiting:
+                break
+            call = waiting.popleft()
+            rest = self._begin(call)
+        del self._lanes[call.lane]
 
     def _failed(self, call: HandlerCall, error: Exception) -> None:
         self._connection.protocol.handler_failed(call, error)

@@ -396,4 +396,5 @@ class Datagrams:
             **self._streams.describe(),
             "tdi_violations": self.violations,
             "filters_removed": self.filters.removed,
+            **self._transport.receive_counts(),
         }

@@ -19,7 +19,7 @@ from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject, AddressTable
 from emulator.tdi.constants import ReceiveFlags, ShareAccess
 from emulator.tdi.destination import check_cast, pick_destination_untrusted
-from emulator.tdi.effects import CleanupComplete, Effect, JoinGroup, LeaveGroup
+from emulator.tdi.effects import CleanupComplete, Deliver, Effect, JoinGroup, LeaveGroup
 from emulator.tdi.groups import Groups, Membership, SendOptions, multicast_group_untrusted
 from emulator.tdi.handlers import HandlerCalls
 from emulator.tdi.indications import Indications
@@ -32,6 +32,11 @@ from emulator.tdi.structures import HostFacts, SocketAddress, Statistics, host_f
 
 if TYPE_CHECKING:
     from emulator.tdi.connections import ConnectionNetwork
+
+# How a datagram arrived, without and with ENTIRE_MESSAGE: made once, since joining flags costs more than a delivery.
+_UNICAST = ReceiveFlags.NONE, ReceiveFlags.ENTIRE_MESSAGE
+_BROADCAST = ReceiveFlags.BROADCAST, ReceiveFlags.BROADCAST | ReceiveFlags.ENTIRE_MESSAGE
+_MULTICAST = ReceiveFlags.MULTICAST, ReceiveFlags.MULTICAST | ReceiveFlags.ENTIRE_MESSAGE
 
 
 class Device(ABC):
@@ -302,8 +307,14 @@ class Device(ABC):
             return []
         self.statistics.received += 1
         self.statistics.received_bytes += len(data)
-        how = (
-            ReceiveFlags.MULTICAST if facts.is_multicast else ReceiveFlags.BROADCAST if broadcast else ReceiveFlags.NONE
-        )
-        arrived = Arrived(source, data, how)
-        return [effect for taker in takers for effect in self.indications.deliver(taker, arrived, now)]
+        how, whole = _MULTICAST if facts.is_multicast else _BROADCAST if broadcast else _UNICAST
+        effects: list[Effect] = []
+        arrived: Arrived | None = None
+        for taker in takers:
+            # Most have neither receives nor handlers: for them nothing needs to be asked.
+            if taker.intake is None:
+                effects.append(Deliver(self.machine, taker.handle, taker.owner, source, data, whole))
+            else:
+                arrived = arrived or Arrived(source, data, how)
+                effects += self.indications.deliver(taker, arrived, now)
+        return effects

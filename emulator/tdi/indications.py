@@ -92,7 +92,7 @@ class Waiting:
 class Intake:
     """The receive side of one address object: its posted receives, and what waits for a handler or a receive."""
 
-    __slots__ = ("backlog", "buffered", "busy", "dropped", "posted", "refused")
+    __slots__ = ("backlog", "buffered", "busy", "posted")
 
     def __init__(self) -> None:
         self.posted: dict[Irp, PostedReceive] = {}
@@ -100,10 +100,6 @@ class Intake:
         """Whether a handler of it is being called."""
         self.backlog = Waiting()
         self.buffered = Waiting()
-        self.dropped = 0
-        """Datagrams lost because a handler was slow, or a buffer full."""
-        self.refused = 0
-        """Datagrams a handler did not accept."""
 
     def take_match(self, arrived: Arrived) -> PostedReceive | None:
         """The first posted receive whose filter matches, taken out (R8)."""
@@ -146,6 +142,10 @@ class Indications:
         self._profile = profile
         self._calls = calls
         self._loans = loans
+        self.dropped = 0
+        """Datagrams lost because a handler was slow, a buffer full, or nobody wanted them."""
+        self.not_accepted = 0
+        """Datagrams a handler did not accept."""
 
     # ---- posted receives
 
@@ -186,7 +186,7 @@ class Indications:
         if intake is None:
             return []
         posted, intake.posted = intake.posted, {}
-        intake.dropped += intake.backlog.clear() + intake.buffered.clear()
+        self.dropped += intake.backlog.clear() + intake.buffered.clear()
         text = "its address object was cleaned up before a datagram came"
         return [irp.complete(NtStatus.CANCELLED, 0, text, "R24") for irp in posted]
 
@@ -203,7 +203,7 @@ class Indications:
             posted = intake.take_match(arrived)
             if posted is None:
                 if not self._profile.indicates_past_filters:
-                    intake.dropped += 1
+                    self.dropped += 1
                     return effects
                 break
             effects.append(posted.fill(arrived))
@@ -211,7 +211,7 @@ class Indications:
                 return effects
         if intake.busy:
             if not intake.backlog.put(arrived, self._profile.max_backlog_bytes):
-                intake.dropped += 1
+                self.dropped += 1
             return effects
         return effects + self._indicate(address, intake, arrived, now)
 
@@ -237,7 +237,7 @@ class Indications:
             intake.busy = True
             return [self._ask_normal(address, normal, arrived, now)]
         if chained is not None:
-            intake.dropped += 1
+            self.dropped += 1
             return []
         if not self._profile.buffers_internally:
             return [self._to_owner(address, arrived)]
@@ -246,7 +246,7 @@ class Indications:
 
     def _keep(self, intake: Intake, arrived: Arrived) -> None:
         if not intake.buffered.put(arrived, self._profile.max_backlog_bytes):
-            intake.dropped += 1
+            self.dropped += 1
 
     def _to_owner(self, address: AddressObject, arrived: Arrived) -> Deliver:
         flags = arrived.flags | ReceiveFlags.ENTIRE_MESSAGE
@@ -277,7 +277,7 @@ class Indications:
         if answer.irp is not None:
             return self._broken(address, answer, "a chained handler returns no request", "R37")
         if answer.status == NtStatus.DATA_NOT_ACCEPTED:
-            address.receive_side().refused += 1
+            self.not_accepted += 1
         elif answer.status not in (NtStatus.SUCCESS, NtStatus.PENDING):
             return self._broken(address, answer, f"a chained handler does not return 0x{answer.status:08X}", "R37")
         return []
@@ -320,10 +320,9 @@ class Indications:
             return effects + self._broken(address, answer, text, "R30")
         if answer.status == NtStatus.SUCCESS:
             return effects
-        intake = address.receive_side()
-        intake.refused += 1
+        self.not_accepted += 1
         if self._profile.buffers_internally and not address.closing:
-            self._keep(intake, arrived)
+            self._keep(address.receive_side(), arrived)
         if answer.status == NtStatus.MORE_PROCESSING_REQUIRED:
             text = "a handler returned STATUS_MORE_PROCESSING_REQUIRED without a request: taken as not accepted"
             effects.append(self._violation(address, text, "R30"))

@@ -114,6 +114,17 @@ class ReceiveSide:
         for descriptor in descriptors:
             self.loans.give_back(descriptor)
 
+    def receive_counts(self) -> dict[str, int]:
+        """What listings show of handlers and of datagrams that found no taker."""
+        sides = [device.indications for device in self._devices.values()]
+        return {
+            "handler_calls_waiting": len(self.calls),
+            "handler_calls_expired": self.calls.expired,
+            "datagrams_not_accepted": sum(side.not_accepted for side in sides),
+            "datagrams_lost_to_handlers": sum(side.dropped for side in sides),
+            "chained_kept": len(self.loans),
+        }
+
     # Errors.
 
     def error_event(self, handle: int, status: NtStatus, peer: SocketAddress | None) -> list[Effect]:

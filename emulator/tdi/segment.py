@@ -155,7 +155,7 @@ class Segment:
 
     @property
     def is_plain(self) -> bool:
-        """Whether datagrams arrive at once whatever they are, because nothing happens to them and none is on its way."""
+        """Whether datagrams arrive at once, because nothing happens to any of them and none is on its way."""
         return self.medium.is_plain and not self._in_flight
 
     def is_cut(self, one: str, other: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,23 @@ async def test_chained_data_is_kept_and_returned_late_twice_and_never(tmp_path: 
         await lan.here.return_chained(kept[2:])
 
 
+async def test_s25b_r50_a_port_that_is_closed_becomes_an_error_event_with_the_peer(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as one:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            closed: tuple[str, int] = nobody.getsockname()
+        address = await (await one.machine("vm1")).open_address(("127.0.0.1", 0))
+        seen: list[HandlerEvent] = []
+        await address.set_handler(ERROR_EX, seen.append, context=3)
+        assert (await address.send_datagram(b"to nobody", closed)).status is NtStatus.SUCCESS
+        with trio.fail_after(20):
+            while not seen:
+                await address.serve(1)
+        event = seen[0]
+        assert (event.event, event.context, event.status) == (ERROR_EX, 3, NtStatus.PORT_UNREACHABLE)
+        assert event.source == closed
+
+
 async def test_an_exception_in_a_handler_comes_out_of_the_connection(tmp_path: Path) -> None:
     async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as two:
 
@@ -312,6 +330,34 @@ async def test_an_exception_in_a_handler_comes_out_of_the_connection(tmp_path: P
             await wait_in_vain()
         [machine] = await two.inspect("machines", "vm1")
         assert machine["state"] == "running"
+
+
+async def test_handlers_of_one_address_run_one_after_the_other_and_of_two_side_by_side(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as one, connect(daemon.socket_path) as two:
+        lan = await pair(one, two)
+        other = await (await one.machine("vm1")).open_address(("10.0.0.1", 0), network="lan")
+        let_go, log = trio.Event(), []
+
+        class Waits:
+            """An object whose call is async, as a program may have it."""
+
+            async def __call__(self, event: HandlerEvent) -> None:
+                log.append(b"begin " + event.data)
+                await let_go.wait()
+                log.append(b"end " + event.data)
+
+        def quick(event: HandlerEvent) -> None:
+            log.append(event.data)
+            let_go.set()
+
+        await lan.here.set_handler(NORMAL, Waits())
+        await other.set_handler(NORMAL, quick)
+        await lan.send(b"1", b"2")
+        await lan.there.send_datagram(b"other", other.local)
+        with trio.fail_after(20):
+            while b"end 2" not in log:
+                await lan.here.serve(1)
+        assert log == [b"begin 1", b"other", b"end 1", b"begin 2", b"end 2"]
 
 
 # ---- without an event loop

@@ -287,6 +287,18 @@ async def test_r48_an_error_event_reaches_the_client(tmp_path: Path) -> None:
         assert (event["status"], event["remote"]) == (NtStatus.PORT_UNREACHABLE, pack_transport_address(gone))
 
 
+async def test_error_events_a_client_does_not_read_are_dropped_before_they_end_its_session(tmp_path: Path) -> None:
+    async with opened(tmp_path) as it:
+        await it.set_handler(int(EventType.ERROR))
+        datagrams = it.server.machines["vm1"].datagrams
+        [handle] = datagrams._transport._files
+        for _ in range(200_000):
+            datagrams._perform(datagrams._transport.error_event(handle, NtStatus.PORT_UNREACHABLE, None))
+        await it.everything_is_read()
+        await it.client.notice("address.told")
+        assert len(it.client.notices) < 20_000
+
+
 async def test_a_fault_in_the_core_while_a_client_answers_ends_its_machine_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
