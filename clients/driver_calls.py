@@ -94,6 +94,8 @@ class DriverCore:
         def build(result: tuple[Any, ...]) -> None:
             state.number, state.has_verifier = result
             self.protocol.add_driver(state)
+            if state.quota is not None:
+                self.protocol.call(DRIVER_QUOTA, state.number, state.quota)
 
         def undo(result: tuple[Any, ...]) -> None:
             self.protocol.call(DRIVER_CLEANUP, result[0])
@@ -303,22 +305,27 @@ class DriverCore:
         self.state.quota = quota
         if isinstance(self.state.opening, DirectEnd):
             self.state.opening.set_transaction_quota(quota)
-        return self.protocol.call(DRIVER_QUOTA, self.state.number, quota) if self._is_allocated else None
+        return self.protocol.call(DRIVER_QUOTA, self.state.number, quota) if self.state.number else None
 
     # ---- page lists, latency
+
+    def _known_number(self) -> int:
+        if not self.state.number:
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, "the channel was never enabled; enable it first", rule="4.3")
+        return self.state.number
 
     def create_gpadl(self, memory: Mdl | Buffer, offset: int, length: int, *, read_only: bool) -> Call:
         """Windows: VmbChannelCreateGpadlFromMdl, VmbChannelCreateGpadlFromBuffer."""
         mdl = memory.mdl if isinstance(memory, Buffer) else memory
-        return self.protocol.call(GPADL_CREATE, self.state.number, read_only, pack_mdl_chain(mdl), offset, length)
+        return self.protocol.call(GPADL_CREATE, self._known_number(), read_only, pack_mdl_chain(mdl), offset, length)
 
     def delete_gpadl(self, handle: int) -> Call:
         """Windows: VmbChannelDeleteGpadl."""
-        return self.protocol.call(GPADL_DELETE, self.state.number, handle)
+        return self.protocol.call(GPADL_DELETE, self._known_number(), handle)
 
     def map_gpadl(self, handle: int, *, read_only: bool) -> Call:
         """Windows: VmbChannelMapGpadl."""
-        return self.protocol.call(GPADL_MAP, self.state.number, handle, read_only)
+        return self.protocol.call(GPADL_MAP, self._known_number(), handle, read_only)
 
     @staticmethod
     def mapped(result: tuple[Any, ...]) -> Mdl:
@@ -329,11 +336,11 @@ class DriverCore:
 
     def unmap_gpadl(self, handle: int) -> Call:
         """Windows: VmbChannelUnmapGpadl."""
-        return self.protocol.call(GPADL_UNMAP, self.state.number, handle)
+        return self.protocol.call(GPADL_UNMAP, self._known_number(), handle)
 
     def set_interrupt_latency(self, latency: int) -> Call:
         """Windows: VmbChannelSetInterruptLatency."""
-        return self.protocol.call(DRIVER_LATENCY, self.state.number, latency)
+        return self.protocol.call(DRIVER_LATENCY, self._known_number(), latency)
 
 
 def _mdl_of(ranges: tuple[GpaRange, ...], read_only: bool) -> Mdl:

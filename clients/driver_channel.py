@@ -9,13 +9,14 @@ from uuid import UUID
 
 import trio
 
+from clients import requests
 from clients.calls import RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
 from clients.driver_calls import DriverCore
 from clients.inbox import ReceivedPacket
 from clients.memory import Buffer
-from clients.requests import Completion, completion
+from clients.requests import Completion
 from clients.vmbus import Packet
 from emulator.memory import Mdl
 from emulator.vmbus.channel_setup import ChannelSetup
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 class DriverPacket(Packet):
     """A packet that arrived on a driver channel. Exactly one of ``complete``, ``fail`` and ``defer`` follows."""
 
+    is_deferred: bool
+    batch_packets: int
+
     def __init__(
         self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket, core: DriverCore
     ) -> None:
@@ -41,15 +45,24 @@ class DriverPacket(Packet):
 
     async def complete(self, payload: bytes = b"") -> None:
         """Windows: VmbChannelPacketComplete (R3)."""
-        self._core.check_completion(self._received)
-        await super().complete(payload)
-        self._core.ended(self._received)
-        self._connection.flush()
+        self.complete_now(payload)
+        await self._connection.drain()
 
     async def fail(self) -> None:
         """Windows: VmbChannelPacketFail. The channel delivers nothing more until closed and opened again (R4)."""
+        self.fail_now()
+
+    def complete_now(self, payload: bytes = b"") -> None:
+        """``complete``, for callers that cannot wait until the socket has taken it."""
         self._core.check_completion(self._received)
-        await super().fail()
+        requests.complete(self._connection.protocol, self._received, payload)
+        self._core.ended(self._received)
+        self._connection.flush()
+
+    def fail_now(self) -> None:
+        """``fail``, for callers that wait for nothing."""
+        self._core.check_completion(self._received)
+        requests.fail(self._connection.protocol, self._received)
         self._core.ended(self._received)
         self._connection.flush()
 
@@ -192,7 +205,7 @@ class DriverChannel:
         Cancelled meanwhile, the packet is cancelled (4.4).
         """
         await self._connection.finish(sent)
-        return completion(sent)
+        return requests.completion(sent)
 
     async def send(
         self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION

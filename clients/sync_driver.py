@@ -52,6 +52,9 @@ class DriverPacket(Packet):
         self._core.ended(self._received)
         self._connection.flush()
 
+    complete_now = complete
+    fail_now = fail
+
     def external_mdl(self, *, read_only: bool = False) -> Mdl:
         """The guest memory it shows, an MDL for each range. Windows: VmbChannelPacketGetExternalData (R6, R7).
 

@@ -42,6 +42,11 @@ class Machine:
         self._connection = connection
         self.number = attached.number
 
+    @property
+    def connection(self) -> Connection:
+        """The connection it was had from."""
+        return self._connection
+
     def reserve(self, byte_count: int) -> None:
         """Make sure that a buffer of so many bytes can be allocated."""
         missing = self.memory.missing_pages(byte_count)

@@ -47,6 +47,11 @@ class Machine:
         self._connection = connection
         self.number = attached.number
 
+    @property
+    def connection(self) -> Connection:
+        """The connection it was had from."""
+        return self._connection
+
     # ---- memory
 
     async def reserve(self, byte_count: int) -> None:

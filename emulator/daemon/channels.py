@@ -90,6 +90,7 @@ class Offer:
             "instance": str(self.instance),
             "state": "open" if self.channel is not None else "offered",
             "pipe": self.pipe,
+            "name": self.driver.values.friendly_name if self.driver is not None else "",
             "host": str(self.session),
             "host_mode": "hosted" if self.grant is not None else "direct",
             "violations": self.mistakes.latest(),
