@@ -13,7 +13,7 @@ from emulator.status import NtStatus, Refused
 from emulator.tdi.address import AddressObject, OpenFile
 from emulator.tdi.connection import ConnectionEndpoint
 from emulator.tdi.connection_structures import pack_connection_info
-from emulator.tdi.constants import FileKind, QueryType
+from emulator.tdi.constants import FileKind, QueryType, ServiceFlags
 from emulator.tdi.device import Device
 from emulator.tdi.profile import QueryOverflow
 from emulator.tdi.structures import (
@@ -102,16 +102,32 @@ def _image(device: Device, file: OpenFile, query_type: int, buffer_bytes: int | 
     return _provider_image(device, kind)
 
 
+def _provider_info(device: Device, limit: int) -> ProviderInfo:
+    """What the device can do with datagrams and with connections (6.1, 6.2)."""
+    profile = device.profile
+    connections = None if device.connections is None else device.connections.profile
+    flags = profile.service_flags if device.carries_datagrams else ServiceFlags.NONE
+    lookahead = limit if profile.maximum_lookahead_bytes is None else profile.maximum_lookahead_bytes
+    if connections is None:
+        return ProviderInfo(limit, flags, profile.minimum_lookahead_bytes, lookahead, device.start_filetime)
+    return ProviderInfo(
+        limit,
+        flags | connections.service_flags,
+        profile.minimum_lookahead_bytes,
+        lookahead or connections.receive_buffer_bytes,
+        device.start_filetime,
+        connections.max_send_bytes,
+        connections.max_user_data_bytes,
+    )
+
+
 def _provider_image(device: Device, kind: QueryType) -> bytes:
     """What is the same for every file of the device."""
     profile = device.profile
-    limit = profile.max_datagram_bytes
+    limit = profile.max_datagram_bytes if device.carries_datagrams else 0
     match kind:
         case QueryType.PROVIDER_INFO:
-            lookahead = limit if profile.maximum_lookahead_bytes is None else profile.maximum_lookahead_bytes
-            return ProviderInfo(
-                limit, profile.service_flags, profile.minimum_lookahead_bytes, lookahead, device.start_filetime
-            ).pack()
+            return _provider_info(device, limit).pack()
         case QueryType.DATAGRAM_INFO:
             return pack_datagram_info(limit, profile.max_queued_datagrams)
         case QueryType.MAX_DATAGRAM_INFO:

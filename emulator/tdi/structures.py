@@ -223,14 +223,17 @@ class ProviderInfo:
     minimum_lookahead_bytes: int
     maximum_lookahead_bytes: int
     start_filetime: int
+    max_send_bytes: int = 0
+    max_user_data_bytes: int = 0
+    """Both are of connections: 0 on a device for datagrams only."""
 
     def pack(self) -> bytes:
-        """40 bytes. The limits for connections are 0, since a datagram device has none."""
+        """40 bytes."""
         return struct.pack(
             "<8Iq",
             PROVIDER_VERSION,
-            0,
-            0,
+            self.max_send_bytes,
+            self.max_user_data_bytes,
             self.max_datagram_bytes,
             self.service_flags,
             self.minimum_lookahead_bytes,

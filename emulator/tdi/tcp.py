@@ -206,6 +206,10 @@ class TcpDevice(Device):
         text = "\\Device\\Tcp carries no datagrams: connect an endpoint, or use an address on udp"
         raise Refused(NtStatus.INVALID_DEVICE_REQUEST, text, rule="S1")
 
+    def is_crowded(self, address: AddressObject) -> bool:
+        """No burst leaves here: each send is refused on its own."""
+        return True
+
     def join(self, address: AddressObject, group: str, interface: str) -> list[Effect]:
         """There are no groups: a connection has one peer."""
         raise Refused(NtStatus.INVALID_DEVICE_REQUEST, "a connection has one peer: groups are for udp", rule="O7")

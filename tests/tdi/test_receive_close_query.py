@@ -173,9 +173,11 @@ def expected_images(bench: Bench) -> dict[QueryType, bytes]:
     limit, count = (65_507, 64) if udp else (1_472, 16)
     start = 0 if udp else 116_444_736_000_000_000
     mac = bytes(6) if udp else bytes((2, 0, 0, 0, 0, 1))
+    # Datagrams alone on the one; records, user data, expedited data and orderly release besides on the other.
+    flags, connections = (0x64, (0, 0)) if udp else (0x223EF, (65_536, 256))
     return {
         QueryType.BROADCAST_ADDRESS: pack_transport_address(SocketAddress("255.255.255.255", 0)),
-        QueryType.PROVIDER_INFO: struct.pack("<8Iq", 0x200, 0, 0, limit, 0x64, 128, limit, 0, start),
+        QueryType.PROVIDER_INFO: struct.pack("<8Iq", 0x200, *connections, limit, flags, 128, limit, 0, start),
         QueryType.PROVIDER_STATISTICS: Statistics().pack(),
         QueryType.DATAGRAM_INFO: struct.pack("<II", limit, count),
         QueryType.DATA_LINK_ADDRESS: bytes.fromhex("01000000 06001200") + mac,
