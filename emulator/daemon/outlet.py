@@ -80,11 +80,11 @@ class Outlet:
         except (BrokenPipeError, ConnectionResetError):
             # The peer is gone. What it said last may still be unread: its session's reader finds the end and ends it.
             self.broken = True
-            self.close()
+            self.forget()
         except OSError as error:
             self.broken = True
             self.failure = error.strerror or str(error)
-            self.close()
+            self.forget()
 
     def _send_with_descriptor(self, frame: bytes, descriptor: int, then_close: bool) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
@@ -102,7 +102,7 @@ class Outlet:
         self._stalled = trio.Event()
         await trio.lowlevel.wait_writable(self._sock)
 
-    def close(self) -> None:
+    def forget(self) -> None:
         """Forget what is queued, and close the descriptors that are this object's."""
         while self._queue:
             item = self._queue.popleft()

@@ -25,6 +25,7 @@ from emulator.daemon.roles import Access, Identity
 from emulator.daemon.segments import Segments
 from emulator.daemon.service_manager import ATTACH_SOCKET, METRICS_SOCKET, ServiceManager
 from emulator.daemon.session import Session
+from emulator.daemon.streams import Stream, UnixStream
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.ring import RING_BUILD, RING_BUILD_PROBLEM
 
@@ -55,7 +56,7 @@ class Server:
         self.config = config
         self.manager = manager or ServiceManager({}, os.getpid())
         self.access = Access(config)
-        self.heartbeat = Heartbeat(self._serve_client)
+        self.heartbeat = Heartbeat(self._serve_socket)
         self.pages: HttpListener | None = None
         self.forced_by: int | None = None
         self.version = daemon_version()
@@ -133,9 +134,13 @@ class Server:
 
     # ---- sessions
 
-    async def _serve_client(self, sock: socket.socket) -> None:
+    async def _serve_socket(self, sock: socket.socket) -> None:
+        await self.serve_client(UnixStream(sock, self.config.limits.outbox_bytes))
+
+    async def serve_client(self, stream: Stream) -> None:
+        """The life of one client's session."""
         self.sessions_begun += 1
-        session = Session(self, sock, self.sessions_begun)
+        session = Session(self, stream, self.sessions_begun)
         self._sessions[session.number] = session
         if self.is_stopping:
             session.end(*STOPPING)
@@ -167,7 +172,7 @@ class Server:
                     await nursery.start(machine.run, self.pump)
                 nursery.start_soon(self._pump_rest)
                 nursery.start_soon(self.heartbeat.run)
-                nursery.start_soon(listener.run, self._serve_client)
+                nursery.start_soon(listener.run, self._serve_socket)
                 if self.pages is not None:
                     nursery.start_soon(self.pages.run)
                 if self.manager.is_listening:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,9 @@ from emulator.daemon.machine_requests import MachineRequests
 from emulator.daemon.network_requests import NetworkRequests
 from emulator.daemon.obligations import Drainable, Patient, Pending
 from emulator.daemon.operation_requests import OperationRequests
-from emulator.daemon.outlet import Outlet, close_descriptors
 from emulator.daemon.receive_requests import ReceiveRequests
-from emulator.daemon.roles import REQUIRED, Role, identity_of_peer
+from emulator.daemon.roles import REQUIRED, Role
+from emulator.daemon.streams import RECEIVE_BYTES, Stream
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.codec import (
     BadRequest,
@@ -53,38 +52,27 @@ if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
     from emulator.daemon.server import Server
 
-RECEIVE_BYTES = 64 * 1024
 # Reads in one turn before other sessions get theirs.
 READS_PER_TURN = 4
 # Above this much unsent, rings are left alone: they are the queue, the outbox is not.
 OUTBOX_HIGH_BYTES = 512 * 1024
-# Room to learn of one descriptor nobody asked for; the kernel closes the others.
-ANCILLARY_BYTES = socket.CMSG_SPACE(4)
-# Plain numbers: an operation on the socket module's flags costs more than the rest of a check.
-CLOSE_ON_EXEC, TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
-
-# What arrives for any session is received here, and copied out before anything else runs.
-_arrived = memoryview(bytearray(RECEIVE_BYTES))
-_buffers = [_arrived]
-
 Handler = Callable[..., tuple[Any, ...] | None]
 
 
 class Session:
     """The daemon's side of one attached client."""
 
-    def __init__(self, server: Server, sock: socket.socket, number: int) -> None:
+    def __init__(self, server: Server, stream: Stream, number: int) -> None:
         self.server = server
-        self.identity, self._pid = identity_of_peer(sock)
+        self.identity = stream.identity
         self.limits = server.config.limits
         self.number = number
         self.client = ""
         self.is_open = True
         self.pending: dict[int, Pending] = {}
         self.acting_on: Machine | None = None
-        self._sock = sock
+        self._stream = stream
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
-        self._outlet = Outlet(sock, self.limits.outbox_bytes)
         self._ready: dict[Drainable, None] = {}
         self._messages = 0
         self._scope = trio.CancelScope()
@@ -102,10 +90,10 @@ class Session:
         self.driver_requests = DriverRequests(self)
         self.operation_requests = OperationRequests(self)
         self._handlers = self._collect_handlers()
-        self._log = logger().bind(session=number, pid=self._pid)
+        self._log = logger().bind(session=number, pid=stream.process)
 
     def __str__(self) -> str:
-        return f"session {self.number} (client {self.client!r}, process {self._pid})"
+        return f"session {self.number} (client {self.client!r}, {self._stream.peer})"
 
     def _collect_handlers(self) -> dict[Method, Handler]:
         owners = (
@@ -132,17 +120,17 @@ class Session:
     def is_quiet(self) -> bool:
         """Whether nothing is on its way: every request is answered that can be, and every answer has left."""
         patient = all(isinstance(pending, Patient) for pending in self.pending.values())
-        return patient and not self._outlet.queued_bytes
+        return patient and not self._stream.queued_bytes
 
     @property
     def is_congested(self) -> bool:
         """Whether so much waits to be written that what may be lost had better be."""
-        return self._outlet.queued_bytes >= OUTBOX_HIGH_BYTES
+        return self._stream.queued_bytes >= OUTBOX_HIGH_BYTES
 
     @property
     def outbox_bytes(self) -> int:
         """What waits for the client to read it."""
-        return self._outlet.queued_bytes
+        return self._stream.queued_bytes
 
     # ---- life
 
@@ -198,11 +186,9 @@ class Session:
                 self._log.error("session.not_closed", exc_info=error)
         self.pending.clear()
         if self._farewell is not None:
-            self._outlet.put(encode_notification(GOODBYE, int(self._farewell[0]), self._farewell[1][:1024]))
-            self._outlet.flush()
-        self._outlet.close()
-        trio.lowlevel.notify_closing(self._sock)
-        self._sock.close()
+            self._stream.put(encode_notification(GOODBYE, int(self._farewell[0]), self._farewell[1][:1024]))
+            self._stream.flush()
+        self._stream.close(reason)
         self.server.forget(self)
         self._log.info("session.ended", client=self.client, reason=reason)
         self.server.pump()
@@ -214,7 +200,7 @@ class Session:
         messages = 0
         while True:
             if frame_began is None:
-                await trio.lowlevel.wait_readable(self._sock)
+                await self._stream.readable()
             else:
                 await self._wait_for_rest(frame_began)
             if not self._receive():
@@ -234,7 +220,7 @@ class Session:
         hello = self.client == ""
         seconds = self.limits.hello_seconds if hello else self.limits.frame_seconds
         with trio.move_on_at(began + seconds) as scope:
-            await trio.lowlevel.wait_readable(self._sock)
+            await self._stream.readable()
         if scope.cancelled_caught:
             what = "no hello came" if hello else "a frame was left unfinished"
             raise WireError(f"{what} within {seconds:g} seconds")
@@ -242,23 +228,17 @@ class Session:
     def _receive(self) -> bool:
         """Take what has arrived and dispatch it; False at the end of the stream."""
         for _ in range(READS_PER_TURN):
-            try:
-                size, ancillary, flags, _address = self._sock.recvmsg_into(_buffers, ANCILLARY_BYTES, CLOSE_ON_EXEC)
-            except BlockingIOError:
+            data = self._stream.take()
+            if data is None:
                 return True
-            except OSError:
+            if not data:
                 return False
-            if ancillary or flags & TRUNCATED:
-                close_descriptors(ancillary)
-                raise WireError("descriptors were passed that nobody asked for; this protocol takes none")
-            if not size:
-                return False
-            for message in self._decoder.feed(bytes(_arrived[:size])):
+            for message in self._decoder.feed(data):
                 self._messages += 1
                 self._dispatch(message)
                 if self._farewell is not None:
                     return False
-            if size < RECEIVE_BYTES:
+            if len(data) < RECEIVE_BYTES:
                 return True
         return True
 
@@ -340,14 +320,14 @@ class Session:
 
     async def _write(self) -> None:
         while True:
-            await self._outlet.writable()
+            await self._stream.writable()
             self.server.mark_dirty(self)
             self.server.pump()
 
     def put(self, frame: bytes) -> None:
         """Queue a frame for the client; it leaves with the next pump."""
         if self.is_open:
-            self._outlet.put(frame)
+            self._stream.put(frame)
             self.server.mark_dirty(self)
             self._end_if_overflowed()
 
@@ -357,7 +337,7 @@ class Session:
         It must stay open as long as this session, or, with ``then_close``, is closed here when it has been passed.
         """
         if self.is_open:
-            self._outlet.put_with_descriptor(frame, descriptor, then_close=then_close)
+            self._stream.put_with_descriptor(frame, descriptor, then_close=then_close)
             self.server.mark_dirty(self)
             self._end_if_overflowed()
         elif then_close:
@@ -371,19 +351,19 @@ class Session:
 
     def pump(self) -> None:
         """One turn: drain ready channels while the outbox has room, then write."""
-        if self._outlet.queued_bytes >= OUTBOX_HIGH_BYTES:
-            self._outlet.flush()
-        if self._outlet.queued_bytes < OUTBOX_HIGH_BYTES:
+        if self._stream.queued_bytes >= OUTBOX_HIGH_BYTES:
+            self._stream.flush()
+        if self._stream.queued_bytes < OUTBOX_HIGH_BYTES:
             ready, self._ready = self._ready, {}
             for source in ready:
                 if source.is_open and self._drain(source):
                     self.mark_ready(source)
-        self._outlet.flush()
-        if self._outlet.failure:
-            self.end(NtStatus.INSUFFICIENT_RESOURCES, f"nothing can be sent any more: {self._outlet.failure}")
+        self._stream.flush()
+        if self._stream.failure:
+            self.end(NtStatus.INSUFFICIENT_RESOURCES, f"nothing can be sent any more: {self._stream.failure}")
 
     def _end_if_overflowed(self) -> None:
-        if self._outlet.overflowed:
+        if self._stream.overflowed:
             self.end(NtStatus.INSUFFICIENT_RESOURCES, "the client does not read its socket, and its outbox is full")
 
     @staticmethod

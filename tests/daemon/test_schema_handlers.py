@@ -13,6 +13,7 @@ from emulator.daemon.channel_requests import ChannelRequests
 from emulator.daemon.machine_requests import MachineRequests
 from emulator.daemon.server import Server
 from emulator.daemon.session import Session
+from emulator.daemon.streams import UnixStream
 from emulator.wire.schema import METHODS, Direction, Kind, Method
 
 TO_DAEMON = [method for method in METHODS if method.direction is not Direction.TO_CLIENT]
@@ -23,7 +24,7 @@ async def test_a_method_has_a_handler_with_its_arguments(method: Method) -> None
     server = Server(Config())
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        handlers = Session(server, ours, 1)._collect_handlers()
+        handlers = Session(server, UnixStream(ours, server.config.limits.outbox_bytes), 1)._collect_handlers()
     for machine in server.machines.values():
         machine.close()
     taken = list(inspect.signature(handlers[method]).parameters)

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from emulator.config import Config, LimitsConfig
 from emulator.daemon.server import Server
 from emulator.daemon.session import Session
+from emulator.daemon.streams import UnixStream
 from emulator.status import NtStatus
 from tests.daemon.mistakes import HELLO, MISTAKES, Mistake
 from tests.daemon.raw import (
@@ -127,7 +128,7 @@ async def test_an_old_request_cannot_end_a_new_one_with_its_msgid() -> None:
     old, new = Waiting(), Waiting()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        session = Session(server, ours, 1)
+        session = Session(server, UnixStream(ours, server.config.limits.outbox_bytes), 1)
         session.pending[7] = new
         assert not session.settle(7, old)
         assert session.pending == {7: new}
