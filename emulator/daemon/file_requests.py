@@ -194,6 +194,7 @@ class FileRequests:
         found, arch = self._find(file), _arch(pointer_bytes)
         try:
             place = GuestIrp(found.machine.memory, irp, arch)
+            place.check_stack(found.machine.datagrams.filters.stack_size(found.handle))
             pending = PendingIrp(self._session, msgid, found.machine, place)
             request = place.irp(found.handle, pending, self._handle_of)
         except Refused as refusal:

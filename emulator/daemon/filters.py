@@ -108,6 +108,11 @@ class Filters:
         """Whether a network has filters."""
         return network in self._stacks
 
+    def stack_size(self, handle: int) -> int:
+        """How many drivers a request on a file passes, the transport's included. Windows: DEVICE_OBJECT.StackSize."""
+        stack = self._stacks.get(self._transport.file(handle).network)
+        return 1 if stack is None else 1 + len(stack.filters)
+
     # ---- attaching
 
     def attach(self, end: FilterEnd, *, events: bool) -> None:

@@ -92,6 +92,13 @@ class GuestIrp:
         self._output_at = record.number("AssociatedIrp.SystemBuffer")
         self._user_buffer = record.number("UserBuffer")
         self._is_cancelled = bool(record.number("Cancel"))
+        self._stack_count = record.number("StackCount")
+
+    def check_stack(self, needed: int) -> None:
+        """Refuse an IRP without a stack location for every driver it has to pass (T1). One that says 0 says nothing."""
+        if 0 < self._stack_count < needed:
+            text = f"the IRP has {self._stack_count} stack locations, and there are {needed} drivers to pass: "
+            raise Refused(NtStatus.INVALID_PARAMETER, text + "take as many as the top device's StackSize", rule="T1")
 
     def irp(self, handle: int, context: object = None, handle_of: Callable[[int], int] = int) -> Irp:
         """The request it stands for, cancelled already if its Cancel says so."""

@@ -19,6 +19,7 @@ from emulator.tdi import builders
 from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction, QueryType, ShareAccess
 from emulator.tdi.control_codes import Ioctl
 from emulator.tdi.layout import Arch
+from emulator.tdi.nt_layouts import IRP
 from emulator.tdi.request_layouts import TDI_REQUEST_SEND_DATAGRAM
 from emulator.tdi.structures import SocketAddress, pack_transport_address, parse_transport_address_untrusted
 from tests.support.processes import Daemon, start_daemon
@@ -301,6 +302,31 @@ async def test_t11_filters_stack_and_are_limited(tmp_path: Path) -> None:
             assert (await address.send_datagram(b"ab", address.local)).information == 2
             assert (await anext(aiter(address))).data == b"abababab"
         assert [each.data for each in seen] == [b"abab"]
+
+
+@pytest.mark.parametrize("arch", Arch, ids=lambda arch: arch.name.lower())
+async def test_t1_an_irp_without_a_stack_location_for_a_filter(tmp_path: Path, arch: Arch) -> None:
+    async with three_programs(tmp_path) as (_, client, other):
+        machine = await client.machine("vm1")
+        address = await machine.open_address(("10.0.0.1", 0), network="lan")
+        page = await machine.allocate(4096)
+        page.write(1024, builders.connection_information(arch, page.address(1024), pack(address.local)))
+        page.write(2048, builders.send_datagram(arch, 0, page.address(1024)).image)
+        values = {"Tail.Overlay.CurrentStackLocation": page.address(2048), "StackCount": 1}
+        page.write(0, IRP.pack(arch, values))
+        assert (await address.file.submit_at(page.address(), arch)).status is NtStatus.SUCCESS
+        top = await (await other.machine("vm1")).attach_filter("lan")
+        async with judging(top, pass_all):
+            short = await address.file.submit_at(page.address(), arch)
+            assert short[:2] == (NtStatus.INVALID_PARAMETER, 0)
+            assert "there are 2 drivers to pass" in short.message
+            for enough in (2, 0):
+                page.write(0, IRP.pack(arch, {**values, "StackCount": enough}))
+                assert (await address.file.submit_at(page.address(), arch)).status is NtStatus.SUCCESS
+
+
+def pack(address: tuple[str, int]) -> bytes:
+    return pack_transport_address(SocketAddress(*address))
 
 
 def filter_in_a_thread(socket_path: Path, attached: threading.Event) -> None:

@@ -47,7 +47,7 @@ def test_p1_a_request_is_submitted_once(network: str) -> None:
         bench.submit(waiting)
 
 
-def test_p2_a_completed_request_cannot_become_pending() -> None:
+def test_p2_t2_a_completed_request_cannot_become_pending() -> None:
     irp = build_send_datagram(1, PEER, b"x")
     irp.complete(NtStatus.SUCCESS, 1)
     with pytest.raises(Misuse):

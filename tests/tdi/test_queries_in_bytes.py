@@ -192,6 +192,17 @@ def test_section_6_1_6_2_what_the_providers_say_of_themselves(network: str, limi
     assert record.number("MinimumLookaheadData") == 128
 
 
+@archs
+@on_files
+def test_t33_the_limit_clients_size_their_buffers_by_is_the_real_one(network: str, kind: FileKind, arch: Arch) -> None:
+    asker = Questioner(network, kind, arch)
+    _, answer = asker.ask(QueryType.MAX_DATAGRAM_INFO, 4)
+    (limit,) = struct.unpack("<I", answer)
+    assert limit == {"udp": 65_507, "lan": 1_472}[network] < 0xFFFF
+    assert asker.bench.outcome(asker.bench.send(asker.address, bytes(limit))) == (NtStatus.SUCCESS, limit)
+    assert asker.bench.outcome(asker.bench.send(asker.address, bytes(limit + 1)))[0].is_error
+
+
 # Settings and actions.
 
 

@@ -9,7 +9,8 @@ import pytest
 from emulator.memory import PAGE_SIZE, GuestMemory, Mdl
 from emulator.status import NtStatus, Refused
 from emulator.tdi import builders
-from emulator.tdi.constants import ShareAccess
+from emulator.tdi.connection_requests import Receive, Send
+from emulator.tdi.constants import ReceiveFlags, SendFlags, ShareAccess
 from emulator.tdi.effects import Complete, Effect
 from emulator.tdi.irp import Irp
 from emulator.tdi.layout import Arch
@@ -210,6 +211,25 @@ def test_c1_c7_connect_send_and_receive_in_bytes(arch: Arch) -> None:
     ended = side.submit(client, builders.disconnect(arch, 2, 0, 0, 0))
     assert side.bench.outcome(ended)[0] is NtStatus.SUCCESS
     assert side.bench.outcome(side.submit(client, builders.disassociate_address(arch))) == (NtStatus.SUCCESS, 0)
+
+
+@archs
+def test_t20_the_same_bits_mean_other_things_for_sends_and_receives(arch: Arch) -> None:
+    memory = GuestMemory(memoryview(bytearray(PAGE_SIZE)))
+    asked = {}
+    for bits in (0x20, 0x40):
+        for location in (builders.send(arch, 0, bits), builders.receive(arch, 0, bits)):
+            irp = raw_irp(1, location.image, arch, memory)
+            assert isinstance(irp.parameters, RawParameters)
+            read = irp.parameters.read()
+            assert isinstance(read, (Send, Receive))
+            asked[type(read), bits] = read.flags
+    assert asked == {
+        (Send, 0x20): SendFlags.EXPEDITED,
+        (Receive, 0x20): ReceiveFlags.NORMAL,
+        (Send, 0x40): SendFlags.PARTIAL,
+        (Receive, 0x40): ReceiveFlags.EXPEDITED,
+    }
 
 
 def test_c1_a_handle_of_nobody() -> None:

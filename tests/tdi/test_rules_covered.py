@@ -40,6 +40,8 @@ PLACES = (
     "daemon/test_tcp*.py",
     "clients/test_handlers.py",
     "endtoend/test_datagrams.py",
+    "endtoend/test_filters.py",
+    "endtoend/test_raw_requests.py",
     "endtoend/test_connections*.py",
 )
 _RULE = re.compile(r"(cr|cl|[psrqcot])(\d+)([a-z]?)")

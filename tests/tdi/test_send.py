@@ -641,7 +641,7 @@ def test_s32_the_bound_is_a_setting(network: str) -> None:
 
 
 @both
-def test_s34_a_completion_may_submit_the_next_send_without_end(network: str) -> None:
+def test_s34_p6_a_completion_may_submit_the_next_send_without_end(network: str) -> None:
     bench = Bench(network)
     handle = bench.open()
     left = [3_000]
