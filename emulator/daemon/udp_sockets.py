@@ -11,6 +11,7 @@ import errno
 import select
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import trio
@@ -23,7 +24,6 @@ from emulator.tdi.effects import BindSocket, Effect, JoinGroup, LeaveGroup
 from emulator.tdi.queues import QueuedSend
 from emulator.tdi.structures import SocketAddress
 from emulator.tdi.transport import Transport
-from emulator.tdi.udp import BROADCAST_HOSTS
 
 # Ready sockets looked at in one wake-up; the others are still ready at the next.
 READY_SOCKETS = 64
@@ -40,23 +40,24 @@ class _Joined(NamedTuple):
 class _Group:
     """The sockets behind one transport address: the first is what a query reports and what it mostly sends through."""
 
-    __slots__ = ("by_host", "first", "joined", "key")
+    __slots__ = ("by_host", "first", "hearing", "joined", "key")
 
     def __init__(self, key: int, first: UdpSocket) -> None:
         self.key = key
         self.first = first
         self.by_host: dict[str, UdpSocket] = {}
+        self.hearing: list[UdpSocket] = []
         self.joined: dict[_Joined, UdpSocket] = {}
 
     def sockets(self) -> list[UdpSocket]:
-        return [self.first, *self.by_host.values(), *(each for each in self.joined.values() if each is not self.first)]
+        members = (each for each in self.joined.values() if each is not self.first)
+        return [self.first, *self.by_host.values(), *self.hearing, *members]
 
     def way_to(self, destination: SocketAddress) -> UdpSocket:
         """The socket a datagram leaves by: the one on the address the host's routes select (S22)."""
         if not self.by_host:
             return self.first
-        selected = self.by_host.get(_route_source(destination))
-        return self.first if selected is None or selected.local.host in BROADCAST_HOSTS else selected
+        return self.by_host.get(_route_source(destination), self.first)
 
 
 def _route_source(destination: SocketAddress) -> str:
@@ -95,7 +96,7 @@ class UdpSockets:
         for tries_left in reversed(range(PORT_TRIES)):
             group = _Group(wanted.key, UdpSocket(wanted.local, self._receive_bytes))
             try:
-                self._bind_others(group, wanted.also)
+                self._bind_others(group, wanted)
             except OSError as error:
                 _close(group)
                 if wanted.local.port or error.errno != errno.EADDRINUSE or not tries_left:
@@ -107,18 +108,14 @@ class UdpSockets:
             self._listen(group, each)
         return group.first.local
 
-    def _bind_others(self, group: _Group, hosts: Iterable[str]) -> None:
+    def _bind_others(self, group: _Group, wanted: BindSocket) -> None:
         port = group.first.local.port
-        for host in hosts:
-            is_broadcast = host in BROADCAST_HOSTS
-            try:
-                group.by_host[host] = UdpSocket(
-                    SocketAddress(host, port), self._receive_bytes, shared_port=is_broadcast
-                )
-            except OSError:
-                # Somebody else has the broadcast address to himself; then none are heard.
-                if not is_broadcast:
-                    raise
+        for host in wanted.also:
+            group.by_host[host] = UdpSocket(SocketAddress(host, port), self._receive_bytes)
+        for host in wanted.broadcasts:
+            # Somebody else may have the address to himself; then none are heard.
+            with suppress(OSError):
+                group.hearing.append(UdpSocket(SocketAddress(host, port), self._receive_bytes, shared_port=True))
 
     def _listen(self, group: _Group, opened: UdpSocket) -> None:
         descriptor = opened.socket.fileno()

@@ -34,12 +34,14 @@ class BindSocket(NamedTuple):
 
     Answer with ``socket_bound`` or ``socket_failed`` before any other call. The socket must never share its port with
     another socket, allow broadcasts out, and, for IPv6, carry IPv6 only. ``also`` are further hosts it shall be bound
-    to, on the same port; a broadcast address among them only as far as that is possible, and others may have it too.
+    to, on the same port. So are ``broadcasts``, addresses whose datagrams it shall hear, as far as that is possible;
+    those others may have too.
     """
 
     key: int
     local: SocketAddress
     also: tuple[str, ...] = ()
+    broadcasts: tuple[str, ...] = ()
 
 
 class CloseSocket(NamedTuple):

@@ -30,8 +30,8 @@ UDP_DEVICE_NAME = "\\Device\\Udp"
 
 LOOPBACK_ADDRESSES = ("127.0.0.1", "::1")
 LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
-LOOPBACK_BROADCAST = "127.255.255.255"
-BROADCAST_HOSTS = frozenset({"255.255.255.255", LOOPBACK_BROADCAST})
+LIMITED_BROADCAST, LOOPBACK_BROADCAST = "255.255.255.255", "127.255.255.255"
+BROADCAST_HOSTS = frozenset({LIMITED_BROADCAST, LOOPBACK_BROADCAST})
 """The broadcast addresses known without asking an interface."""
 
 
@@ -96,7 +96,7 @@ class UdpDevice(Device):
         self._last_key += 1
         also = tuple(host for host in hosts[1:] if SocketAddress(host, local.port) not in self._by_bound)
         self._pending = _Socket(self._last_key, bound, also), address
-        return address, (BindSocket(self._last_key, bound, also),)
+        return address, (BindSocket(self._last_key, bound, also, self._broadcasts_to_hear(wanted, hosts)),)
 
     def _hosts_to_bind(self, wanted: HostFacts) -> tuple[str, ...]:
         """The real addresses for a wanted one; none when this machine may not have it."""
@@ -104,11 +104,14 @@ class UdpDevice(Device):
             return (wanted.text,)
         if not wanted.is_wildcard:
             return ()
-        hosts = [own.text for own in self._locals if own.version == wanted.version]
-        # A socket on one address hears no broadcasts, as a wildcard should.
-        if LOOPBACK_ADDRESSES[0] in hosts:
-            hosts.append(LOOPBACK_BROADCAST)
-        return tuple(hosts)
+        return tuple(own.text for own in self._locals if own.version == wanted.version)
+
+    def _broadcasts_to_hear(self, wanted: HostFacts, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        """A socket on one address hears no broadcasts, as a wildcard should; so they are bound besides."""
+        if not wanted.is_wildcard or wanted.version != 4 or wanted.text in hosts:
+            return ()
+        others = {LIMITED_BROADCAST} if LOOPBACK_ADDRESSES[0] in hosts else BROADCAST_HOSTS
+        return tuple(sorted(self._broadcasts - others))
 
     def _join(self, socket: _Socket, address: AddressObject) -> None:
         socket.users += 1
@@ -154,8 +157,7 @@ class UdpDevice(Device):
 
     @staticmethod
     def _hosts_of(socket: _Socket) -> list[str]:
-        """What only this socket has. The broadcast address is not: others may bind it too."""
-        return [socket.bound.host, *(host for host in socket.also if host not in BROADCAST_HOSTS)]
+        return [socket.bound.host, *socket.also]
 
     # Sending and receiving.
 

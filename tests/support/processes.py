@@ -173,14 +173,16 @@ async def start_daemon(
     name: str = "vmbusd",
     socket_path: Path | None = None,
     expect_exit: int | None = 0,
+    inside: Sequence[str] = (),
 ) -> AsyncIterator[Daemon]:
     """A ``vmbusd`` that is ready for clients, for the length of the block.
 
     ``config`` is the text of its configuration file. When the block ends well, the daemon gets SIGTERM and must exit
     with ``expect_exit`` (None: any way it likes); when the block raises, it is ended quietly and the exception goes on.
+    ``inside`` are words before its command, such as those that start it in a network namespace.
     """
     path = socket_path or tmp_path / f"{name}.sock"
-    command: list[str | Path] = [sys.executable, "-m", "emulator", "--socket", path]
+    command: list[str | Path] = [*inside, sys.executable, "-m", "emulator", "--socket", path]
     if config is not None:
         config_path = tmp_path / f"{name}.toml"
         config_path.write_text(config)

@@ -9,7 +9,18 @@ from typing import NoReturn
 
 import pytest
 
-TOOLS = {"dnsmasq": "dnsmasq-base", "socat": "socat"}
+TOOLS = {
+    "chronyd": "chrony",
+    "dnsmasq": "dnsmasq-base",
+    "gcc": "gcc libc6-dev",
+    "ip": "iproute2",
+    "iperf": "iperf",
+    "make": "make",
+    "node": "nodejs",
+    "npm": "npm",
+    "setpriv": "util-linux",
+    "socat": "socat",
+}
 """Every program that some test needs, and the Debian package that brings it."""
 
 # Servers are installed where an ordinary user's PATH does not look.
