@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _KNOWN_FLAGS = int(ReceiveFlags.NORMAL | ReceiveFlags.PEEK)
 
 
-class PendingReceive(Patient):
-    """A TDI_RECEIVE_DATAGRAM under way: the context of its IRP."""
+class PendingRequest:
+    """A request on an address object under way: the context of its IRP."""
 
     __slots__ = ("_end", "_msgid", "irp")
 
@@ -32,28 +32,36 @@ class PendingReceive(Patient):
         self._msgid = msgid
         self.irp: Irp | None = None
 
+    def submit(self, irp: Irp) -> None:
+        """Submit it; the answer may come before this returns, or after filters have been asked."""
+        self.irp = irp
+        self._end.session.pending[self._msgid] = self
+        self._end.machine.datagrams.submit(irp)
+
     def finish(self, complete: Complete) -> None:
         """The request is over: answer it."""
         session = self._end.session
         if session.settle(self._msgid, self):
             message = f"{complete.message} [{complete.rule}]" if complete.rule else complete.message
             status = int(complete.status), complete.information, message
-            session.put(encode_response(self._msgid, *status, *brought_back(complete.irp.returned)))
+            session.put(encode_response(self._msgid, *status, *self._more(complete)))
+
+    def _more(self, complete: Complete) -> tuple[object, ...]:
+        """What the answer has besides."""
+        return ()
 
     def cancel(self) -> None:
         if self.irp is not None:
             self._end.machine.datagrams.cancel(self.irp)
 
 
-class SettingHandler:
-    """A TDI_SET_EVENT_HANDLER, which completes while it is submitted."""
+class PendingReceive(PendingRequest, Patient):
+    """A TDI_RECEIVE_DATAGRAM under way."""
 
-    def __init__(self) -> None:
-        self.complete: Complete | None = None
+    __slots__ = ()
 
-    def finish(self, complete: Complete) -> None:
-        """The request is over."""
-        self.complete = complete
+    def _more(self, complete: Complete) -> tuple[object, ...]:
+        return brought_back(complete.irp.returned)
 
 
 class ReceiveRequests:
@@ -75,21 +83,13 @@ class ReceiveRequests:
         pending = PendingReceive(end, msgid)
         source = SocketAddress(host or "0.0.0.0", port) if host or port else None
         asked = ReceiveFlags(flags & _KNOWN_FLAGS)
-        pending.irp = build_receive_datagram(end.handle, length, source=source, context=pending, flags=asked)
-        self._session.pending[msgid] = pending
-        end.machine.datagrams.submit(pending.irp)
+        pending.submit(build_receive_datagram(end.handle, length, source=source, context=pending, flags=asked))
 
-    def address_set_event_handler(
-        self, msgid: int, address: int, event: int, handler: int, context: int
-    ) -> tuple[Any, ...]:
+    def address_set_event_handler(self, msgid: int, address: int, event: int, handler: int, context: int) -> None:
         end = self._session.address_requests.find(address)
-        setting = SettingHandler()
+        pending = PendingRequest(end, msgid)
         asked = SetEventHandler(event, handler, context)
-        end.machine.datagrams.submit(Irp(end.handle, asked, setting, minor=MinorFunction.SET_EVENT_HANDLER))
-        complete = setting.complete
-        assert complete is not None, "setting a handler never pends"
-        message = f"{complete.message} [{complete.rule}]" if complete.rule else complete.message
-        return int(complete.status), complete.information, message
+        pending.submit(Irp(end.handle, asked, pending, minor=MinorFunction.SET_EVENT_HANDLER))
 
     def machine_return_chained(self, msgid: int, machine: int, descriptors: bytes) -> tuple[Any, ...]:
         found = self._session.machine_requests.find(machine)

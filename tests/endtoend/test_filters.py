@@ -13,7 +13,7 @@ import trio
 import trio.lowlevel
 
 import clients.sync
-from clients import Connection, Filter, FilterRequest, RequestFailed, connect
+from clients import Connection, Filter, FilterRequest, HandlerEvent, RequestFailed, TdiEvent, connect
 from emulator.status import NtStatus
 from emulator.tdi import builders
 from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction, QueryType, ShareAccess
@@ -355,3 +355,37 @@ async def test_a_filter_without_an_event_loop(tmp_path: Path) -> None:
             assert (await address.send_datagram(b"on its way", address.local)).information == 10
             assert (await anext(aiter(address))).data == b"on its way"
             assert await address.send_datagram(b"stop", address.local) == (NtStatus.SUCCESS, 4)
+
+
+@both
+async def test_t9_receives_and_handlers_work_below_a_filter_that_sees_them(tmp_path: Path, network: str) -> None:
+    here, there = HOSTS[network]
+    async with three_programs(tmp_path) as (_, client, other):
+        far = await (await client.machine("vm2")).open_address((there, 0), network=network)
+        address = await (await client.machine("vm1")).open_address((here, 0), network=network)
+        top = await (await other.machine("vm1")).attach_filter(network)
+        called: list[bytes] = []
+
+        def handler(event: HandlerEvent) -> None:
+            called.append(event.data)
+
+        async with judging(top, pass_all) as seen, trio.open_nursery() as nursery:
+            await address.set_handler(TdiEvent.RECEIVE_DATAGRAM, handler)
+            await far.send_datagram(b"for the handler", address.local)
+            while not called:
+                await address.serve(1)
+
+            async def send_when_posted() -> None:
+                while not any(request.minor == MinorFunction.RECEIVE_DATAGRAM for request in seen):
+                    await trio.lowlevel.checkpoint()
+                await other.ping()
+                await far.send_datagram(b"for the receive", address.local)
+
+            nursery.start_soon(send_when_posted)
+            assert (await address.receive_datagram()).data == b"for the receive"
+            await address.set_handler(TdiEvent.RECEIVE_DATAGRAM, None)
+            with pytest.raises(RequestFailed, match="R44"):
+                await address.set_handler(77, handler)
+        assert called == [b"for the handler"]
+        minors = [request.minor for request in seen if request.minor == MinorFunction.SET_EVENT_HANDLER]
+        assert len(minors) == 3
