@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emulator.choice import alternatives, choices_of, shown
+from emulator.tdi.connection_profile import ConnectionProfile
 from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus.profile import EndpointLimits, KmclProfile
 
@@ -18,6 +19,11 @@ PROFILES: dict[str, tuple[type, str]] = {
     "tdi": (
         ProviderProfile,
         "What the TDI device over real UDP sockets does where its documentation leaves it open.",
+    ),
+    "connections": (
+        ConnectionProfile,
+        "What TDI connections over real TCP sockets do. Connections on a segment are made to differ: they keep the "
+        "borders of sends and carry user data and expedited data, which real TCP cannot show.",
     ),
 }
 """The tables of a profile in the configuration: the dataclass each becomes, and what it is about."""

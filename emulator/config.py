@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from emulator.choice import ChoiceError, chosen
+from emulator.choices_document import PROFILES
 from emulator.memory import PAGE_SIZE
 from emulator.segment_config import SegmentConfig
 from emulator.status import Misuse
+from emulator.tdi.connection_profile import ConnectionProfile
 from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus import shared_bits
 from emulator.vmbus.message_types import Version
@@ -117,13 +119,15 @@ class ProfileConfig(_Section):
     channel: dict[str, Any] = Field(default_factory=dict)
     # What the device over real UDP sockets does; what is not named here follows [udp] and [limits].
     tdi: dict[str, Any] = Field(default_factory=dict)
+    # What connections over real TCP sockets do.
+    connections: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("kmcl", "channel", "tdi")
+    @field_validator("kmcl", "channel", "tdi", "connections")
     @classmethod
     def _choices(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        kinds: dict[str, type] = {"kmcl": KmclProfile, "channel": EndpointLimits, "tdi": ProviderProfile}
+        kind, _ = PROFILES[info.field_name or ""]
         try:
-            chosen(kinds[info.field_name or ""], value)
+            chosen(kind, value)
         except ChoiceError as error:
             raise ValueError("\n".join(f"{name}: {text}" for name, text in error.problems)) from None
         except Misuse as error:
@@ -285,6 +289,10 @@ class Config(_Section):
             "max_backlog_bytes": self.limits.datagram_backlog_bytes,
         }
         return chosen(ProviderProfile, defaults | self._profile_of(machine).tdi)
+
+    def tcp_profile(self, machine: MachineConfig) -> ConnectionProfile:
+        """How a machine's connections over real TCP sockets behave."""
+        return chosen(ConnectionProfile, self._profile_of(machine).connections)
 
     def _profile_of(self, machine: MachineConfig) -> ProfileConfig:
         return ProfileConfig() if machine.profile is None else self.profiles[machine.profile]

@@ -102,7 +102,11 @@ class Datagrams:
         ports: Mapping[str, SegmentPort],
         started_unix_seconds: float,
     ) -> None:
-        profile = Profile(udp=config.udp_profile(settings), handler_timeout_seconds=config.limits.handler_seconds)
+        profile = Profile(
+            udp=config.udp_profile(settings),
+            tcp=config.tcp_profile(settings),
+            handler_timeout_seconds=config.limits.handler_seconds,
+        )
         start = int(started_unix_seconds * 10_000_000) + FILETIME_OF_1970
         self._transport = Transport(machine, profile, ports, config.udp.bind, config.udp.reach, start)
         self._transport.know_broadcasts(broadcast_addresses(config.udp.bind))

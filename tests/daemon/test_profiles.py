@@ -14,6 +14,7 @@ from clients.protocol import ClientProtocol
 from emulator.config import ChannelConfig, Config, LimitsConfig, MachineConfig, ProfileConfig
 from emulator.config_file import ConfigError, load
 from emulator.status import NtStatus, PeerViolation
+from emulator.tdi.connection_profile import ConnectionProfile
 from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
 from emulator.wire.codec import encode_notification
@@ -29,6 +30,7 @@ LENIENT = Config(
             kmcl={"reject_force_in_send": False, "pipe_external_status": "ACCESS_DENIED"},
             channel={"outgoing_ring_pages": 3, "max_packet_bytes": 64},
             tdi={"zero_length_status": "INVALID_BUFFER_SIZE", "refuses_zero_length": True},
+            connections={"max_offers": 3},
         )
     },
 )
@@ -76,6 +78,7 @@ async def test_the_rings_and_the_udp_device_follow_the_profile(tmp_path: Path) -
         await machine.open_channel(ECHO)
         (channel,) = server.machines["vm1"].channels.values()
         assert channel._pages == (3, 16)
+        assert server.machines["vm1"].datagrams._transport._profile.tcp.max_offers == 3
         address = await machine.open_address(("127.0.0.1", 0))
         with pytest.raises(RequestFailed) as refused:
             await address.send_datagram(b"", address.local)
@@ -85,7 +88,11 @@ async def test_the_rings_and_the_udp_device_follow_the_profile(tmp_path: Path) -
 def test_what_a_profile_does_not_name_follows_the_other_sections() -> None:
     config = Config(
         machines={"a": MachineConfig(profile="p"), "b": MachineConfig()},
-        profiles={"p": ProfileConfig(channel={"max_external_chain": 7}, tdi={"max_queued_datagrams": 5})},
+        profiles={
+            "p": ProfileConfig(
+                channel={"max_external_chain": 7}, tdi={"max_queued_datagrams": 5}, connections={"max_offers": 3}
+            )
+        },
         channels=ChannelConfig(packet_bytes=100, external_mdls=9),
         limits=LimitsConfig(outstanding_packets=11, datagram_window_packets=12),
     )
@@ -95,6 +102,8 @@ def test_what_a_profile_does_not_name_follows_the_other_sections() -> None:
     assert config.channel_profile(one) == ChannelProfile(KmclProfile(), replace(limits, max_external_chain=7))
     assert config.udp_profile(other) == ProviderProfile(max_queued_datagrams=12)
     assert config.udp_profile(one) == ProviderProfile(max_queued_datagrams=5)
+    assert config.tcp_profile(other) == ConnectionProfile()
+    assert config.tcp_profile(one) == ConnectionProfile(max_offers=3)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,10 @@ def test_what_a_profile_does_not_name_follows_the_other_sections() -> None:
         ("[profiles.x.kmcl]\nnothing = 1", "profiles.x.kmcl.nothing: there is no such choice; KmclProfile has: "),
         ('[profiles.x.kmcl]\nbad_ranges_status = "NO"', "profiles.x.kmcl.bad_ranges_status: the name of a status is"),
         ("[profiles.x.channel]\nmax_packet_bytes = 0", "profiles.x.channel: max_packet_bytes must be above 0, not 0"),
-        ("[profiles.x.sound]\nloud = true", "unknown key 'sound' in profiles.x; known keys are: channel, kmcl, tdi"),
+        (
+            "[profiles.x.sound]\nloud = true",
+            "unknown key 'sound' in profiles.x; known keys are: channel, connections, kmcl, tdi",
+        ),
     ],
 )
 def test_mistakes_in_profiles_are_named_with_their_place(tmp_path: Path, text: str, expected: str) -> None:
