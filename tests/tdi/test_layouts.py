@@ -17,7 +17,8 @@ from emulator.tdi.address_layouts import TA_IP6_ADDRESS, TA_IP_ADDRESS
 from emulator.tdi.layout import Arch, Leaf, Structure
 from emulator.tdi.nt_layouts import FILE_FULL_EA_INFORMATION, IO_STACK_LOCATION
 from emulator.tdi.request_layouts import TDI_CONNECTION_INFORMATION, TDI_REQUEST_KERNEL_SENDDG
-from tests.support.tools import find_tool, require_file, require_tool
+from tests.support.tools import find_tool
+from tests.tdi.windows_headers import HEADERS, PROLOGUE, compiler_for
 
 FIGURES = Path(__file__).with_name("layout_figures.txt")
 MODULES = (request_layouts, address_layouts, query_layouts, nt_layouts)
@@ -66,23 +67,21 @@ def test_sizes_alignments_and_offsets_are_the_compilers(name: str, arch: Arch) -
 
 # The headers themselves.
 
-PROLOGUE = """
-#include <stddef.h>
-#include <ntddk.h>
-#include <tdi.h>
-#include <tdikrnl.h>
-#include <tdiinfo.h>
+CHECK = (
+    PROLOGUE
+    + """
 #define MEMBER(type, member, offset, bytes) \\
     _Static_assert(offsetof(type, member) == (offset), #type "." #member " lies elsewhere"); \\
     _Static_assert(sizeof(((type *)0)->member) == (bytes), #type "." #member " has another size")
 """
+)
 # Declared in no header that mingw-w64 has.
 NOT_IN_HEADERS = {"UDPMCastReq", "UDPMCastIFReq"}
 
 
 def assertions(arch: Arch, wrong: int = 0) -> Iterator[str]:
     """A C program that compiles only with the compiler's own figures; ``wrong`` makes ours so much too big."""
-    yield PROLOGUE
+    yield CHECK
     for name, structure in STRUCTURES.items():
         if name in NOT_IN_HEADERS:
             continue
@@ -92,18 +91,6 @@ def assertions(arch: Arch, wrong: int = 0) -> Iterator[str]:
         for each in structure.placed(arch):
             if each.name in figures(arch)[name].members:
                 yield f"MEMBER({name}, {each.name}, {each.offset + wrong}, {each.size});"
-
-
-HEADERS = Path("/usr/share/mingw-w64/include")
-# The build machine's own compiler, told to lay structures out as a Windows one does: it needs the headers alone.
-IMITATION = (
-    *("-nostdinc", "-isystem", str(HEADERS), "-D_WIN32", "-D__MINGW32__", "-D__INTRIN_H_", "-fshort-wchar"),
-    *("-fms-extensions", "-w", "-D__cdecl=", "-D__stdcall=", "-D__fastcall=", "-D__declspec(x)=__attribute__((x))"),
-)
-IMITATED = {
-    Arch.X64: ("-m64", "-D_WIN64", "-D_AMD64_"),
-    Arch.X86: ("-m32", "-malign-double", "-D_X86_"),
-}
 
 
 def compile_assertions(command: list[str], program: str, tmp_path: Path) -> str:
@@ -125,11 +112,7 @@ def check_against_headers(arch: Arch, command: list[str], tmp_path: Path) -> Non
 
 @both
 def test_the_mingw_headers_agree(arch: Arch, tmp_path: Path) -> None:
-    compiler = require_tool("gcc", "gcc")
-    require_file(HEADERS / "ddk" / "tdikrnl.h", "mingw-w64-common")
-    own = subprocess.run([compiler, "-print-file-name=include"], capture_output=True, text=True, check=True)
-    command = [compiler, "-isystem", own.stdout.strip(), *IMITATION, *IMITATED[arch]]
-    check_against_headers(arch, command, tmp_path)
+    check_against_headers(arch, compiler_for(arch), tmp_path)
 
 
 @both
