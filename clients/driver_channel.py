@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 class DriverPacket(Packet):
     """A packet that arrived on a driver channel. Exactly one of ``complete``, ``fail`` and ``defer`` follows."""
 
-    is_deferred: bool
-    batch_packets: int
-
     def __init__(
         self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket, core: DriverCore
     ) -> None:

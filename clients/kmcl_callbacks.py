@@ -5,7 +5,9 @@ async one is awaited, and what comes after it waits for it: the next packet for 
 state callbacks, the next completion for completion routines. These three kinds wait only for their own, so that
 PostStarted can send a request and wait while packets are delivered and completed.
 
-An exception from a callback ends the connection's block, as a crash of a driver ends its system.
+The daemon waits ``callback_seconds`` of its limits for a state callback, 5 by default, and then goes on without it;
+Opened has failed then. An exception from a callback ends the connection's block, as a crash of a driver ends its
+system.
 """
 
 from __future__ import annotations
@@ -134,7 +136,7 @@ class EVT_VMB_CHANNEL_PNP_FAILURE(Protocol):
 
 
 class EVT_VMB_CHANNEL_SAVE_PACKET(Protocol):
-    """Save the driver's state of ``Packet`` of ``Channel`` in ``SaveBuf``, of ``SaveBufSize`` bytes.
+    """Would save the driver's state of ``Packet`` of ``Channel`` in ``SaveBuf``, of ``SaveBufSize`` bytes.
 
     ``BytesNeeded`` would say how many it takes. Never called: channels are not saved here. Returns a status.
 
@@ -147,7 +149,7 @@ class EVT_VMB_CHANNEL_SAVE_PACKET(Protocol):
 
 
 class EVT_VMB_CHANNEL_RESTORE_PACKET(Protocol):
-    """Restore a packet of ``Channel`` from ``LibBuf``, of ``LibBufSize`` bytes, and the driver's state of it from
+    """Would restore a packet of ``Channel`` from ``LibBuf``, of ``LibBufSize`` bytes, and the driver's state of it from
     ``SaveBuf``, of ``SaveBufSize`` bytes.
 
     Never called: channels are not saved here. Returns a status.

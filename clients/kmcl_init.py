@@ -230,7 +230,7 @@ def VmbServerChannelInitSetSaveRestorePacketCallbacks(
     They are taken and never called: VmbChannelSaveBegin answers NOT_SUPPORTED. Returns SUCCESS; INVALID_PARAMETER_1
     once ``Channel`` was enabled, or for a client's.
 
-    Python: `clients.kmcl.VmbChannelSaveBegin`. Rules: 4.2, 4.3.
+    Python: none. Rules: 4.2, 4.3.
     """
     Channel.driver.setup.check_initialising()
     if not Channel.is_server:

@@ -62,7 +62,7 @@ def VmbChannelSetPointer(Channel: VMBCHANNEL, Pointer: object) -> None:
 
     Returns nothing.
 
-    Python: `clients.driver_channel.DriverChannel`. Rules: 4.2.
+    Python: `clients.driver_channel.DriverChannel.pointer`. Rules: 4.2.
     """
     Channel.pointer = Pointer
 
@@ -72,7 +72,7 @@ def VmbChannelGetPointer(Channel: VMBCHANNEL) -> Any:
 
     Returns the pointer.
 
-    Python: `clients.driver_channel.DriverChannel`. Rules: 4.2.
+    Python: `clients.driver_channel.DriverChannel.pointer`. Rules: 4.2.
     """
     return Channel.pointer
 
@@ -139,9 +139,9 @@ def VmbChannelSetTransactionQuota(Channel: VMBCHANNEL, Quota: int) -> None:
 
 @returns_status
 def VmbChannelSaveBegin(Channel: VMBCHANNEL) -> NtStatus | None:
-    """Begin to save ``Channel``, which is paused.
+    """Would begin to save ``Channel``, which is paused; channels are not saved here.
 
-    Returns NOT_SUPPORTED: channels are not saved here.
+    Returns NOT_SUPPORTED.
 
     Python: none. Rules: 4.2, 4.3.
     """
@@ -152,9 +152,9 @@ def VmbChannelSaveBegin(Channel: VMBCHANNEL) -> NtStatus | None:
 def VmbChannelSaveContinue(
     Channel: VMBCHANNEL, SaveBuffer: bytearray, SaveBufferSize: int, BytesFilled: Out[int], BytesRequired: Out[int]
 ) -> NtStatus | None:
-    """Save more of ``Channel`` into ``SaveBuffer``, of ``SaveBufferSize`` bytes.
+    """Would save more of ``Channel`` into ``SaveBuffer``, of ``SaveBufferSize`` bytes; channels are not saved here.
 
-    ``BytesFilled`` and ``BytesRequired`` become 0. Returns NOT_SUPPORTED: channels are not saved here.
+    ``BytesFilled`` and ``BytesRequired`` become 0. Returns NOT_SUPPORTED.
 
     Python: none. Rules: 4.2, 4.3.
     """
@@ -163,7 +163,7 @@ def VmbChannelSaveContinue(
 
 
 def VmbChannelSaveEnd(Channel: VMBCHANNEL) -> None:
-    """End what VmbChannelSaveBegin began on ``Channel``: nothing, as channels are not saved here.
+    """Would end what VmbChannelSaveBegin began on ``Channel``; channels are not saved here.
 
     Returns nothing.
 
@@ -173,9 +173,9 @@ def VmbChannelSaveEnd(Channel: VMBCHANNEL) -> None:
 
 @returns_status
 def VmbChannelRestoreFromBuffer(Channel: VMBCHANNEL, Buffer: bytes, BufferSize: int) -> NtStatus | None:
-    """Restore ``Channel`` from the first ``BufferSize`` bytes of ``Buffer``.
+    """Would restore ``Channel`` from the first ``BufferSize`` bytes of ``Buffer``; channels are not saved here.
 
-    Returns NOT_SUPPORTED: channels are not saved here.
+    Returns NOT_SUPPORTED.
 
     Python: none. Rules: 4.2, 4.3.
     """
@@ -184,9 +184,9 @@ def VmbChannelRestoreFromBuffer(Channel: VMBCHANNEL, Buffer: bytes, BufferSize: 
 
 @returns_status
 def VmbPacketRestore(PacketObject: object, Buffer: bytes, BufferSize: int) -> NtStatus | None:
-    """Restore ``PacketObject`` from the first ``BufferSize`` bytes of ``Buffer``.
+    """Would restore ``PacketObject`` from the first ``BufferSize`` bytes of ``Buffer``; channels are not saved here.
 
-    Returns NOT_SUPPORTED: channels are not saved here.
+    Returns NOT_SUPPORTED.
 
     Python: none. Rules: 4.2, 4.3.
     """

@@ -27,7 +27,7 @@ Every documented function and callback of KMCL, and what stands for it here. Mad
 by `{COMMAND}`; do not edit it by hand.
 
 Code that is ported line by line uses the names themselves; the docstring of `clients/kmcl.py` says how C is written
-there. Python code uses what the second column names, and need not know the first. A guest is KMCL's client, a host its
+there. Python code uses what the third column names, and need not know the first. A guest is KMCL's client, a host its
 server. Rules are the numbers that errors show in brackets; a number with a dot is a section.
 """
 
@@ -62,10 +62,14 @@ def resolve(path: str) -> Any:
         except ModuleNotFoundError:
             continue
         for part in parts[count:]:
-            known = getattr(found, "__annotations__", {}) if isinstance(found, type) else {}
-            found = known[part] if part in known and not hasattr(found, part) else getattr(found, part)
+            found = None if isinstance(found, type) and _is_instance_attribute(found, part) else getattr(found, part)
         return found
     raise AttributeError(f"there is no module in {path}")
+
+
+def _is_instance_attribute(owner: type, name: str) -> bool:
+    """Whether objects of a class have an attribute that the class has not."""
+    return not hasattr(owner, name) and re.search(rf"self\.{name}\b[^=\n]* = ", inspect.getsource(owner)) is not None
 
 
 def marked_tests(root: Path = ROOT) -> dict[str, list[str]]:
@@ -91,7 +95,7 @@ def render() -> str:
     lines = [_HEAD.rstrip("\n")]
     for title, entries in (("Functions", FUNCTIONS), ("Callbacks", CALLBACKS)):
         lines.append(f"\n## {title}\n")
-        lines += ["| Windows | Python | side | rules | tests |", "|---|---|---|---|---|"]
+        lines += ["| Windows | in `clients.kmcl` | Python | side | rules | tests |", "|---|---|---|---|---|---|"]
         lines += [_row(entry, tests) for entry in entries]
         lines.append("")
         lines += [f"- **{entry.name}**: {told.summary}" for entry in entries if (told := told_of(entry)) is not None]
@@ -103,7 +107,9 @@ def _row(entry: Documented, tests: dict[str, list[str]]) -> str:
     python = ", ".join(f"`{path}`" for path in told.counterparts) if told is not None else ""
     shown = ", ".join(f"`{each.split('::')[1]}`" for each in tests.get(entry.name, ()))
     rules = told.rules if told is not None else ""
-    return f"| `{kmcl_name(entry.name)}` | {python or 'none'} | {SIDES[entry.side]} | {rules} | {shown} |"
+    return (
+        f"| {entry.name} | `{kmcl_name(entry.name)}` | {python or 'none'} | {SIDES[entry.side]} | {rules} | {shown} |"
+    )
 
 
 if __name__ == "__main__":
