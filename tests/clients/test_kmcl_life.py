@@ -328,3 +328,33 @@ async def test_plain_receive_callbacks_run_at_dispatch_unless_told_otherwise(tmp
             await client.until(lambda count=count: len(client.ends) == count)  # type: ignore[misc] # bound at once
         assert levels == [DISPATCH_LEVEL, PASSIVE_LEVEL, PASSIVE_LEVEL, DISPATCH_LEVEL]
         assert KeGetCurrentIrql() == PASSIVE_LEVEL
+
+
+@pytest.mark.parametrize("modes", MODES)
+@pytest.mark.parametrize("who", ["client", "server"])
+@pytest.mark.windows("VmbChannelEnable", "VmbChannelDisable", "EvtVmbPacketCompletionRoutine")
+async def test_4_4_each_packet_ends_once_however_often_the_channel_comes_and_goes(
+    tmp_path: Path, modes: tuple[str, str], who: str
+) -> None:
+    async with drivers(tmp_path, modes) as pair:
+        client, server = pair.client, pair.server
+        await pair.open()
+        for _ in range(6):
+            for number in range(7):
+                good(VmbPacketSend(client.packet(), bytes([number]), 1, None, WAIT if number % 2 else 0))
+            # Some are answered, some in the ring, some on their way when the channel goes.
+            going = client if who == "client" else server
+            await VmbChannelDisable(going.channel)
+            await client.until(lambda: client.calls[-2:] == ["suspend", "closed"])
+            await server.until(lambda: server.calls[-2:] == ["suspend", "closed"])
+            client.calls.clear()
+            server.calls.clear()
+            if who == "server":
+                await server.enable()
+            await client.enable()
+            await client.called("opened", "started", "post started")
+            await server.called("opened", "started", "post started")
+        good(VmbPacketSend(client.packet(), b"the last", 8, None, WAIT))
+        await client.until(lambda: (STATUS_SUCCESS, b"the last") in client.ends)
+        assert len(client.ends) == 6 * 7 + 1
+        assert len(set(map(id, client.ended))) == len(client.ended)
