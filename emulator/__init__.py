@@ -27,6 +27,7 @@ IRP, address   a TDI request; an open transport address                         
 handler        a client's function for an event; it is asked, and answers          ``tdi/handlers.py``,
                                                                                    ``daemon/handler_requests.py``
 segment        a virtual datagram network that machines join                       ``tdi/segment.py``
+gateway        the way between a segment and programs outside                     ``tdi/gateway.py``
 service        what vmbusd is told by systemd, and tells it                        ``daemon/service_manager.py``
 manager
 pump           lets every session with something to say say it, in one call each   ``daemon/server.py``

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from emulator.choice import ChoiceError, chosen
 from emulator.choices_document import PROFILES
@@ -25,6 +25,14 @@ from emulator.vmbus.message_types import Version
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+HostAddresses = Annotated[
+    tuple[str, ...], AfterValidator(lambda value: tuple(str(ipaddress.ip_address(each)) for each in value))
+]
+Networks = Annotated[
+    tuple[str, ...], AfterValidator(lambda value: tuple(str(ipaddress.ip_network(each)) for each in value))
+]
 
 
 class _Section(BaseModel):
@@ -71,6 +79,10 @@ class MachineConfig(_Section):
     vmbus_version: Literal["0.13", "1.1", "2.4", "3.0", "4.0", "4.1", "5.0", "5.1", "5.2", "5.3", "6.0"] = "6.0"
     # Its IP address on each segment it joins.
     segments: dict[Name, str] = Field(default_factory=dict)
+    # Host addresses it may bind, where they differ from those of [udp].
+    bind: HostAddresses | None = None
+    # Networks its datagrams and connections may go to, where they differ from those of [udp].
+    reach: Networks | None = None
     # Which of the [profiles] it behaves by; docs/choices.md lists what there is to choose.
     profile: Name | None = None
     # Whether misuse of driver channels is reported to the program, with the places in it.
@@ -186,23 +198,13 @@ class UdpConfig(_Section):
     """What real UDP sockets may do; where TCP sockets may be bound and reach is the same."""
 
     # Host addresses machines may bind. Reaching outside this machine must be a decision.
-    bind: tuple[str, ...] = ("127.0.0.1", "::1")
+    bind: HostAddresses = ("127.0.0.1", "::1")
     # Networks their datagrams and connections may go to.
-    reach: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    reach: Networks = ("127.0.0.0/8", "::1/128")
     send_timeout_seconds: float = Field(default=1.0, gt=0)
     # What the kernel keeps for a socket until it is read, as far as net.core.rmem_max allows: a burst of a few
     # thousand small datagrams. It takes memory only while it is used.
     receive_buffer_bytes: int = Field(default=4 * 1024 * 1024, ge=4096, le=1024**3)
-
-    @field_validator("bind")
-    @classmethod
-    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(ipaddress.ip_address(address)) for address in value)
-
-    @field_validator("reach")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(ipaddress.ip_network(network)) for network in value)
 
 
 class MetricsConfig(_Section):
@@ -280,6 +282,14 @@ class Config(_Section):
             "transaction_quota": self.limits.outstanding_packets,
         }
         return ChannelProfile(chosen(KmclProfile, settings.kmcl), chosen(EndpointLimits, limits | settings.channel))
+
+    def bindable(self, machine: MachineConfig) -> tuple[str, ...]:
+        """The host addresses a machine may bind."""
+        return self.udp.bind if machine.bind is None else machine.bind
+
+    def reachable(self, machine: MachineConfig) -> tuple[str, ...]:
+        """The networks a machine may send to."""
+        return self.udp.reach if machine.reach is None else machine.reach
 
     def udp_profile(self, machine: MachineConfig) -> ProviderProfile:
         """How a machine's device over real UDP sockets behaves."""

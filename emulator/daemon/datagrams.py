@@ -108,8 +108,9 @@ class Datagrams:
             handler_timeout_seconds=config.limits.handler_seconds,
         )
         start = int(started_unix_seconds * 10_000_000) + FILETIME_OF_1970
-        self._transport = Transport(machine, profile, ports, config.udp.bind, config.udp.reach, start)
-        self._transport.know_broadcasts(broadcast_addresses(config.udp.bind))
+        own, reachable = config.bindable(settings), config.reachable(settings)
+        self._transport = Transport(machine, profile, ports, own, reachable, start)
+        self._transport.know_broadcasts(broadcast_addresses(own))
         self._sockets = UdpSockets(self._transport, config.udp.receive_buffer_bytes, self._guarded)
         self._streams = TcpStreams(self._transport.tcp, self._guarded)
         self._ports = tuple(ports.values())

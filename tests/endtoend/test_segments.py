@@ -13,10 +13,11 @@ import trio
 from clients import RequestFailed, connect
 from clients import sync as synchronous
 from clients.connection import Connection
+from clients.handlers import HandlerEvent
 from clients.inbox import Datagram
 from clients.tdi import Address
 from emulator.status import NtStatus
-from emulator.tdi.constants import ReceiveFlags
+from emulator.tdi.constants import EventType, ReceiveFlags
 from tests.support.processes import Daemon, free_udp_port, start_daemon
 
 LATE_SECONDS = 20.0
@@ -305,3 +306,40 @@ async def test_a_wildcard_hears_every_own_address_and_broadcasts_and_reports_the
                     assert bool(came.flags & ReceiveFlags.BROADCAST) == host.endswith("255")
                 await everywhere.send_datagram(b"back", program.getsockname())
                 assert await heard(program) == (b"back", ("127.0.0.1", port))
+
+
+async def test_s22_each_machine_binds_and_reaches_what_it_may(tmp_path: Path) -> None:
+    config = """[machines.vm1]
+[machines.vm2]
+bind = ["127.0.0.3"]
+reach = ["127.0.0.3/32"]
+"""
+    async with start_daemon(tmp_path, config) as daemon, connect(daemon.socket_path) as connection:
+        usual, bounded = [await connection.machine(name) for name in ("vm1", "vm2")]
+        async with await usual.open_address() as one, await bounded.open_address() as two:
+            port = two.local[1]
+            await one.send_datagram(b"to it", ("127.0.0.3", port))
+            assert (await next_of(two)).data == b"to it"
+            await two.send_datagram(b"to itself", ("127.0.0.3", port))
+            assert (await next_of(two)).data == b"to itself"
+            with pytest.raises(RequestFailed) as refused:
+                await two.send_datagram(b"to another", ("127.0.0.1", one.local[1]))
+            assert refused.value.status is NtStatus.NETWORK_UNREACHABLE
+        for machine, host in ((usual, "127.0.0.3"), (bounded, "127.0.0.1"), (bounded, "::")):
+            with pytest.raises(RequestFailed) as refused:
+                await machine.open_address((host, 0))
+            assert refused.value.status is NtStatus.INVALID_ADDRESS
+
+
+async def test_s25b_a_late_error_is_an_event_with_its_status_and_the_peer(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as connection:
+        machine = await connection.machine("vm1")
+        async with await machine.open_address() as sender:
+            told: list[HandlerEvent] = []
+            await sender.set_handler(EventType.ERROR_EX, told.append)
+            nobody = ("127.0.0.1", free_udp_port())
+            assert (await sender.send_datagram(b"into the void", nobody)).status is NtStatus.SUCCESS
+            with trio.fail_after(LATE_SECONDS):
+                await sender.serve(1)
+            assert told[0].status == NtStatus.PORT_UNREACHABLE
+            assert told[0].source == nobody
