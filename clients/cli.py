@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from clients.commands.calling import CommandFailed, Interrupted
+from clients.commands.compare import compare_wsk
 from clients.commands.completion import VARIABLE, completion
 from clients.commands.datagrams import datagram
 from clients.commands.demo import demo
@@ -72,6 +73,7 @@ COMMANDS = (
     send,
     serve_echo,
     datagram,
+    compare_wsk,
     demo,
     completion,
 )
