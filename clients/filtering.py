@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from clients.handlers import Handlers
 from emulator.status import NtStatus
-from emulator.tdi.constants import FileKind, MajorFunction
+from emulator.tdi.constants import MajorFunction
 from emulator.wire.codec import encode_error
 from emulator.wire.schema import FILTER_CLEANUP, FILTER_COMPLETED, FILTER_DETACHED, Method
 
@@ -75,7 +75,7 @@ class Filtering(Handlers):
         if method is FILTER_COMPLETED:
             state.ended(args[1], args[2:])
         elif method is FILTER_CLEANUP:
-            cleanup = 0, args[1], int(FileKind.ADDRESS), int(MajorFunction.CLEANUP), 0, 0, b"", b"", 0, b"", None
+            cleanup = 0, args[1], args[2], int(MajorFunction.CLEANUP), 0, 0, b"", b"", 0, b"", None
             state.items.append(Asked(None, cleanup))
         elif method is FILTER_DETACHED:
             self.drop_filter(state, NtStatus.DEVICE_REMOVED, f"the filter was removed: {args[1]}")

@@ -14,8 +14,11 @@ from clients.sync_receiving import Receiving
 from clients.sync_tdi_connections import TdiConnection
 
 if TYPE_CHECKING:
+    from clients.file_calls import IrpResult
     from clients.sync import Connection
     from clients.sync_files import File
+    from emulator.memory import Mdl
+    from emulator.tdi.builders import Location
 
 
 class Address(Receiving):
@@ -76,6 +79,12 @@ class Address(Receiving):
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
         call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
         return requests.raise_on_error(*self._connection.finish(call))
+
+    def submit(
+        self, location: Location, *, mdl: Mdl | None = None, buffer: bytes = b"", buffer_at: int = 0
+    ) -> IrpResult:
+        """Submit a request as bytes on this address; see ``File.submit``."""
+        return self.file.submit(location, mdl=mdl, buffer=buffer, buffer_at=buffer_at)
 
     @property
     def file(self) -> File:

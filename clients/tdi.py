@@ -16,7 +16,10 @@ from clients.tdi_connections import TdiConnection
 
 if TYPE_CHECKING:
     from clients.connection import Connection
+    from clients.file_calls import IrpResult
     from clients.files import File
+    from emulator.memory import Mdl
+    from emulator.tdi.builders import Location
 
 
 class Address(Receiving):
@@ -77,6 +80,12 @@ class Address(Receiving):
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
         call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
         return requests.raise_on_error(*await self._connection.finish(call))
+
+    async def submit(
+        self, location: Location, *, mdl: Mdl | None = None, buffer: bytes = b"", buffer_at: int = 0
+    ) -> IrpResult:
+        """Submit a request as bytes on this address; see ``File.submit``."""
+        return await self.file.submit(location, mdl=mdl, buffer=buffer, buffer_at=buffer_at)
 
     @property
     def file(self) -> File:

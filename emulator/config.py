@@ -183,6 +183,8 @@ class LimitsConfig(_Section):
     filter_seconds: float = Field(default=5.0, gt=0)
     # Requests one filter is asked about at once: with 64 KiB of data each they stay below the outbox.
     filter_questions: int = Field(default=128, ge=1)
+    # Datagrams and events that wait because filters are slow; the newest is dropped beyond that.
+    filter_backlog: int = Field(default=256, ge=1)
     # Each request passes them all; deep stacks of filters were never good for anything.
     filters_per_network: int = Field(default=8, ge=1)
     # A client that has not said hello, or stopped in the middle of a frame, is gone or hostile by then.

@@ -51,15 +51,12 @@ class AddressEnd:
 
     def deliver(self, source: SocketAddress, flags: ReceiveFlags, data: bytes) -> None:
         """A datagram for it, which filters may see first."""
-
-        def up(passed: bytes) -> None:
-            self._deliver(source, flags, passed)
-
-        remote = pack_transport_address(source)
-        event = int(EventType.RECEIVE_DATAGRAM)
         filters = self.machine.datagrams.filters
-        if not filters.take_event(self.handle, event, remote, data, up, self._drop):
-            self._deliver(source, flags, data)
+        if filters.sees_events:
+            event, remote = int(EventType.RECEIVE_DATAGRAM), pack_transport_address(source)
+            if filters.take_event(self.handle, event, remote, data, partial(self._deliver, source, flags), self._drop):
+                return
+        self._deliver(source, flags, data)
 
     def _drop(self) -> None:
         self.dropped += 1
@@ -76,7 +73,9 @@ class AddressEnd:
 
     def ask(self, ask: Ask) -> list[Effect]:
         """A handler of its client is to be called; filters may see that first."""
-        handlers = self.machine.datagrams.handlers
+        filters, handlers = self.machine.datagrams.filters, self.machine.datagrams.handlers
+        if not filters.sees_events:
+            return self.session.questions.ask_handler(self, ask)
 
         def up(passed: bytes) -> None:
             event = ask.event
@@ -86,7 +85,6 @@ class AddressEnd:
 
         event = ask.event
         remote = b"" if event.remote is None else pack_transport_address(event.remote)
-        filters = self.machine.datagrams.filters
         refuse = partial(handlers.refuse, ask.token)
         if filters.take_event(self.handle, int(ask.handler.event), remote, bytes(event.data), up, refuse):
             return []

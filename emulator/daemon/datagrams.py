@@ -295,6 +295,7 @@ class Datagrams:
         """The machine ends."""
         if self._open:
             self._open = False
+            self.filters.close_all()
             self._perform(self._transport.shutdown(trio.current_time()))
             self._sockets.close_all()
             self._streams.close_all()

@@ -90,12 +90,21 @@ class CreatePassing:
         """Open it, if its client still wants it."""
         if self._session.settle(self._msgid, self):
             self._answer(self._opening.proceed)
+        else:
+            self._gone()
 
     def ended(self, verdict: Verdict) -> None:
         """A filter cannot open it itself: whatever it says, it is refused."""
         if self._session.settle(self._msgid, self):
             status = verdict.status if verdict.status.is_error else NtStatus.ACCESS_DENIED
             self._refuse(Refused(status, "a filter refused the open"))
+        else:
+            self._gone()
+
+    def _gone(self) -> None:
+        """Its client has gone meanwhile."""
+        text = "its client has gone"
+        self._opening.filters.tell_watchers(self, (int(NtStatus.CANCELLED), 0, text), 0, b"")
 
     def cancel(self) -> None:
         """Its client does not want it any more."""
@@ -105,6 +114,7 @@ class CreatePassing:
 
     def _answer(self, proceed: Callable[[], Opened]) -> None:
         try:
+            self._opening.filters.machine.require_alive()
             result, handle, local = proceed()
         except Refused as refusal:
             self._refuse(refusal)

@@ -49,13 +49,12 @@ class FilterEnd:
 class FilterQuestion:
     """What a filter was asked and has not answered."""
 
-    __slots__ = ("_end", "_passing", "_token", "machine")
+    __slots__ = ("_end", "_token", "machine")
 
-    def __init__(self, end: FilterEnd, token: int, passing: OnTheWay) -> None:
+    def __init__(self, end: FilterEnd, token: int) -> None:
         self.machine = end.filters.machine
         self._end = end
         self._token = token
-        self._passing = passing
 
     def answered(self, result: tuple[Any, ...] | None) -> None:
         """Bring the verdict. A filter that answers with an error is out of order, and removed."""
@@ -67,8 +66,6 @@ class FilterQuestion:
         if action not in _ACTIONS:
             raise PeerViolation(f"a filter's action is 0, 1 or 2, not {action}")
         verdict = Verdict(Action(action), _known(status), information, remote, data, watch)
-        if watch:
-            filters.watch(self._passing, self._end)
         filters.answered(self._end, self._token, verdict)
 
 
@@ -104,6 +101,11 @@ class Filters:
         """Filters that were removed because they were late or out of order."""
         self._log = logger()
 
+    @property
+    def sees_events(self) -> bool:
+        """Whether what goes up to clients may have to pass a filter."""
+        return any(stack.sees_events for stack in self._stacks.values())
+
     def on(self, network: str) -> bool:
         """Whether a network has filters."""
         return network in self._stacks
@@ -134,6 +136,13 @@ class Filters:
         if stack is not None and end.place is not None:
             self._take_steps(stack.remove(end.place, reason, trio.current_time()))
 
+    def close_all(self) -> None:
+        """The machine ends: what is held ends, and the filters go."""
+        for irp in list(self._held):
+            self.cancel(irp)
+        for end in list(self._ends.values()):
+            self.remove(end, f"{self.machine} has ended")
+
     # ---- what passes
 
     def _serial(self) -> int:
@@ -142,6 +151,8 @@ class Filters:
 
     def take(self, irp: Irp) -> bool:
         """A request is about to be submitted: True when a filter has it now, or it has been refused already."""
+        if not self._stacks:
+            return False
         try:
             file = self._transport.file(irp.handle)
         except Refused:
@@ -185,8 +196,6 @@ class Filters:
         refuse: Callable[[], None],
     ) -> bool:
         """Something is on its way up to a client: True when filters have it now."""
-        if not self._stacks:
-            return False
         try:
             file = self._transport.file(handle)
         except Refused:
@@ -194,6 +203,9 @@ class Filters:
         stack = self._stacks.get(file.network)
         if stack is None or not stack.sees_events:
             return False
+        if stack.backlog >= self._limits.filter_backlog:
+            refuse()
+            return True
         local = address_bytes(self._transport.local_of(file))
         view = FilterView(
             handle, int(file.kind), 0, 0, local=local, remote=remote, length=len(data), data=data[:65_535], event=event
@@ -205,8 +217,12 @@ class Filters:
     def answered(self, end: FilterEnd, token: int, verdict: Verdict) -> None:
         """A filter has answered."""
         stack = self._stacks.get(end.network)
-        if stack is not None:
-            self._take_steps(stack.answered(token, verdict, trio.current_time()))
+        if stack is None:
+            return
+        passing = stack.asked_about(token)
+        if verdict.watch and passing is not None and not passing.is_event:
+            self._watched.setdefault(passing, []).append(end)
+        self._take_steps(stack.answered(token, verdict, trio.current_time()))
 
     def _take_steps(self, steps: list[Step]) -> None:
         waiting = deque(steps)
@@ -225,7 +241,7 @@ class Filters:
                     self._gone(place, reason)
 
     def _ask(self, end: FilterEnd, token: int, passing: Any) -> bool:
-        question = FilterQuestion(end, token, passing)
+        question = FilterQuestion(end, token)
         return end.session.questions.ask(FILTER_REQUEST, (end.number, passing.serial, *passing.view), question)
 
     def _gone(self, place: Filter, reason: str) -> None:
@@ -254,6 +270,7 @@ class Filters:
         if passing is None:
             return False
         self.withdraw(passing)
+        self.let_go(passing)
         irp.cancelled = True
         self._datagrams.complete(irp.complete(NtStatus.CANCELLED, 0, "cancelled while a filter had it", "S38"))
         return True
@@ -267,14 +284,10 @@ class Filters:
         """A file is cleaned up: what filters hold for it ends, and they are told."""
         for irp in [irp for irp in self._held if irp.handle == handle]:
             self.cancel(irp)
-        network = self._transport.file(handle).network
+        network, kind = self._transport.file(handle).network, self._transport.file(handle).kind
         for place in self._stacks[network].filters if network in self._stacks else ():
             end = self._ends[place]
-            end.session.put(encode_notification(FILTER_CLEANUP, end.number, handle))
-
-    def watch(self, passing: OnTheWay, end: FilterEnd) -> None:
-        """A filter wants to know how it ends."""
-        self._watched.setdefault(passing, []).append(end)
+            end.session.put(encode_notification(FILTER_CLEANUP, end.number, handle, int(kind)))
 
     def completed(self, complete: Complete) -> Complete:
         """A request is over: its client's count, and those who watch it."""

@@ -134,6 +134,16 @@ class FilterStack:
         """Whether any of them wants to see events."""
         return any(each.events for each in self._filters)
 
+    @property
+    def backlog(self) -> int:
+        """How much waits to be asked about."""
+        return sum(len(each.waiting) for each in self._filters)
+
+    def asked_about(self, token: int) -> Passing | None:
+        """What a question is about; None once it is over, or what it was about is."""
+        question = self._questions.get(token)
+        return None if question is None else question.passing
+
     def attach(self, owner: object, *, events: bool) -> Filter:
         """Add one above all others."""
         self._last_number += 1

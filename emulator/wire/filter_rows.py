@@ -56,7 +56,7 @@ FILTER_COMPLETED = row(123, "filter.completed", OUT, (
     _FILTER, _SERIAL, *IO_STATUS, _FILE,
     Field("local", _ADDRESS, "of a create that succeeded: the TRANSPORT_ADDRESS it is bound to"),
 ), None, "A request that was watched is over.")
-FILTER_CLEANUP = row(124, "filter.cleanup", OUT, (_FILTER, _FILE), None,
+FILTER_CLEANUP = row(124, "filter.cleanup", OUT, (_FILTER, _FILE, Field("kind", U8, "as in `filter.request`")), None,
     "IRP_MJ_CLEANUP of a file, which cannot be refused; IRP_MJ_CLOSE follows it.")
 FILTER_QUERY = row(125, "filter.query", IN, (
     _FILTER, _FILE, Field("type", U32, "TDI_QUERY_*"), Field("length", U32, "size of the caller's buffer in bytes"),

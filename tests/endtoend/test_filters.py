@@ -13,7 +13,16 @@ import trio
 import trio.lowlevel
 
 import clients.sync
-from clients import Connection, Filter, FilterRequest, HandlerEvent, RequestFailed, TdiEvent, connect
+from clients import (
+    Connection,
+    Filter,
+    FilterRequest,
+    HandlerEvent,
+    HandlerResult,
+    RequestFailed,
+    TdiEvent,
+    connect,
+)
 from emulator.status import NtStatus
 from emulator.tdi import builders
 from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction, QueryType, ShareAccess
@@ -206,6 +215,34 @@ async def test_t10_events_pass_a_filter_and_a_handler_taken_away_is_not_called(t
         assert [(each.event, each.remote, each.data) for each in events] == [
             (4, far.local, data) for data in (b"drop", b"change", b"pass")
         ]
+
+
+async def test_t10_a_handler_taken_away_while_a_filter_has_its_event_is_not_called(tmp_path: Path) -> None:
+    async with three_programs(tmp_path) as (_, client, other):
+        address = await (await client.machine("vm1")).open_address(("10.0.0.1", 0), network="lan")
+        far = await (await client.machine("vm2")).open_address(("10.0.0.2", 0), network="lan")
+        called: list[bytes] = []
+
+        def handler(event: HandlerEvent) -> HandlerResult:
+            called.append(bytes(event.data))
+            return HandlerResult(NtStatus.SUCCESS, len(event.data))
+
+        await address.set_handler(TdiEvent.RECEIVE_DATAGRAM, handler)
+        top = await (await other.machine("vm1")).attach_filter("lan", events=True)
+        await far.send_datagram(b"held", address.local)
+        held = await top.next_request()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(address.set_handler, TdiEvent.RECEIVE_DATAGRAM, None)
+            (await top.next_request()).pass_on()
+        held.pass_on()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(address.set_handler, TdiEvent.RECEIVE_DATAGRAM, handler)
+            (await top.next_request()).pass_on()
+        await far.send_datagram(b"called", address.local)
+        (await top.next_request()).pass_on()
+        while not called:
+            await trio.lowlevel.checkpoint()
+        assert called == [b"called"]
 
 
 async def test_a_filter_that_is_late_is_removed_and_what_it_held_passes_on(tmp_path: Path) -> None:
