@@ -24,9 +24,10 @@ doorbell       "look at the ring": what cores return, never call                
 window         how much a client may have on the way, for one channel or address   ``wire/window.py``
 frame          one MessagePack-RPC message; the numbered table of methods          ``wire/codec.py``, ``wire/schema.py``
 IRP, address   a TDI request; an open transport address                            ``tdi/irp.py``, ``tdi/address.py``
+connection     a connection endpoint, and the link it has to its peer              ``tdi/connection.py``
 handler        a client's function for an event; it is asked, and answers          ``tdi/handlers.py``,
                                                                                    ``daemon/handler_requests.py``
-segment        a virtual datagram network that machines join                       ``tdi/segment.py``
+segment        a virtual network that machines join                       ``tdi/segment.py``
 gateway        the way between a segment and programs outside                     ``tdi/gateway.py``
 service        what vmbusd is told by systemd, and tells it                        ``daemon/service_manager.py``
 manager

@@ -20,6 +20,9 @@ from emulator.tdi.constants import ReceiveFlags
 from emulator.tdi.effects import Complete
 from emulator.tdi.irp import Irp
 
+LEAST_CHUNKS, CHUNK_BYTES = 16, 64
+"""Pieces that may always wait, and for how many bytes of the limit another one may."""
+
 
 class Arrived:
     """Bytes that came together, of one send."""
@@ -42,6 +45,7 @@ class Store:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
+        self._most_chunks = LEAST_CHUNKS + limit_bytes // CHUNK_BYTES
         self.chunks: deque[Arrived] = deque()
         self.byte_count = 0
 
@@ -50,8 +54,8 @@ class Store:
 
     @property
     def room(self) -> int:
-        """Bytes that may still come."""
-        return self._limit_bytes - self.byte_count
+        """Bytes that may still come; none when there are very many small pieces, which cost more than their bytes."""
+        return self._limit_bytes - self.byte_count if len(self.chunks) < self._most_chunks else 0
 
     def put(self, data: bytes, *, end_of_record: bool) -> None:
         """Keep what came; an empty record counts as one byte, so that a flood of them is bounded too."""

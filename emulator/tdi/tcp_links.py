@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emulator.status import NtStatus
+from emulator.tdi.connection_profile import ConnectionMode, ConnectionProfile
 from emulator.tdi.connection_requests import PeerReturned
 from emulator.tdi.connection_sends import Piece
 from emulator.tdi.effects import Effect, StreamChanged
@@ -13,7 +15,6 @@ from emulator.tdi.structures import SocketAddress
 if TYPE_CHECKING:
     from emulator.tdi.address import AddressObject
     from emulator.tdi.connection import ConnectionEndpoint
-    from emulator.tdi.connection_profile import ConnectionProfile
     from emulator.tdi.tcp import TcpDevice
 
 STREAM_BYTES = 256 * 1024
@@ -24,7 +25,14 @@ class TcpNetwork:
     """How the TCP device carries connections."""
 
     def __init__(self, device: TcpDevice, profile: ConnectionProfile) -> None:
-        self.profile = profile
+        # What real TCP has no place for, whatever a profile says.
+        self.profile = replace(
+            profile,
+            mode=ConnectionMode.STREAM,
+            supports_expedited=False,
+            max_user_data_bytes=0,
+            refuses_zero_length=True,
+        )
         self._device = device
 
     def dial(self, endpoint: ConnectionEndpoint, remote: SocketAddress, user_data: bytes, now: float) -> list[Effect]:

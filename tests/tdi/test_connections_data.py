@@ -447,6 +447,16 @@ def test_a_partition_holds_data_back_and_then_aborts() -> None:
     assert bench.ended(receive) == (NtStatus.CONNECTION_RESET, "C32")
 
 
+def test_very_many_small_records_fill_the_receiver_before_their_bytes_do() -> None:
+    bench = Bench(max_queued_requests=10_000)
+    here, there = bench.connected()
+    sends = [bench.near.send(here, b"x") for _ in range(2_000)]
+    held = sum(bench.outcome(irp) is not None for irp in sends)
+    assert held == 16 + 65_536 // 64
+    assert all(bench.far.got(there)[0] == b"x" for _ in sends)
+    assert {bench.ended(irp)[0] for irp in sends} == {SUCCESS}
+
+
 def test_a_full_receiver_is_no_stall() -> None:
     bench = Bench(receive_buffer_bytes=1)
     here, there = bench.connected()
