@@ -22,6 +22,7 @@ from clients.commands.datagrams import datagram
 from clients.commands.demo import demo
 from clients.commands.inspect import inspect_machine, top, why
 from clients.commands.look import channels, client_version, log_level, machines, version
+from clients.commands.machine import machine
 from clients.commands.packets import send, serve_echo
 from clients.commands.segments import segment, segments
 from clients.protocol import ConnectionLost, RequestFailed
@@ -62,6 +63,7 @@ def vmbusctl(ctx: click.Context, socket_path: Path | None) -> None:
 
 COMMANDS = (
     machines,
+    machine,
     channels,
     segments,
     segment,

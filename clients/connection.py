@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from clients.protocol import ClientProtocol
 from clients.receiving import HandlerTasks
 from clients.unix import Attached, client_name, open_socket, receive_into
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, PING
+from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, MACHINE_CREATE, MACHINE_REMOVE, PING
 
 if TYPE_CHECKING:
     from clients.vmbus import Machine
@@ -88,6 +88,14 @@ class Connection:
         await self.finish(call)
         segment: dict[str, Any] = call.built
         return segment
+
+    async def create_machine(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
+        """Make a machine, with settings as ``[machines.NAME]`` in the configuration has them."""
+        await self.request(MACHINE_CREATE, name, json.dumps(dict(settings or {})))
+
+    async def remove_machine(self, name: str, *, force: bool = False) -> None:
+        """Take a machine away; refused while channels of it are open, unless with ``force``."""
+        await self.request(MACHINE_REMOVE, name, force)
 
     async def set_log_level(self, level: str) -> str:
         """Have the daemon log from ``debug``, ``info``, ``warning`` or ``error`` upwards; the level until now."""

@@ -91,10 +91,12 @@ class Holdings(CallTable):
         state.close(status, reason)
         self._touched += state.messages, state.events
 
-    def drop_offer(self, state: OfferState) -> None:
-        """An offer was taken back."""
+    def drop_offer(
+        self, state: OfferState, status: NtStatus = NtStatus.CANCELLED, reason: str = "the offer was rescinded"
+    ) -> None:
+        """An offer was taken back, here or by the daemon."""
         self._offers.pop(state.number, None)
-        state.close(NtStatus.CANCELLED, "the offer was rescinded")
+        state.close(status, reason)
         self._touched.append(state)
 
     def drop_address(self, state: AddressState) -> None:

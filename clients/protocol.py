@@ -54,6 +54,7 @@ from emulator.wire.schema import (
     FILTER_REQUEST,
     GOODBYE,
     MACHINE_PROFILE,
+    OFFER_RESCINDED,
     PING,
     PROTOCOL_VERSION,
     Direction,
@@ -140,6 +141,9 @@ class ClientProtocol(DriverTable, Filtering):
                 if not isinstance(state, ChannelState):
                     # Done with the rings, which the daemon keeps until now.
                     self.call(CHANNEL_CLOSE, state.number)
+        elif method is OFFER_RESCINDED:
+            if (offer := self._offers.get(args[0])) is not None:
+                self.drop_offer(offer, _known_status(args[1]), args[2])
         elif method is MACHINE_PROFILE:
             self.add_profile(*args)
         elif method in self._told_of_drivers:

@@ -9,7 +9,7 @@ import json
 import os
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ from clients.sync_tdi_connections import TdiConnection
 from clients.sync_vmbus import Channel, Machine, OfferedChannel, Packet
 from clients.unix import Attached, client_name, lost_by, open_socket, receive_into
 from emulator.status import PeerViolation
-from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, PING
+from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, MACHINE_CREATE, MACHINE_REMOVE, PING
 
 __all__ = [
     "Address",
@@ -100,6 +100,14 @@ class Connection:
         self.finish(call)
         segment: dict[str, Any] = call.built
         return segment
+
+    def create_machine(self, name: str, settings: Mapping[str, Any] | None = None) -> None:
+        """Make a machine, with settings as ``[machines.NAME]`` in the configuration has them."""
+        self.request(MACHINE_CREATE, name, json.dumps(dict(settings or {})))
+
+    def remove_machine(self, name: str, *, force: bool = False) -> None:
+        """Take a machine away; refused while channels of it are open, unless with ``force``."""
+        self.request(MACHINE_REMOVE, name, force)
 
     def set_log_level(self, level: str) -> str:
         """Have the daemon log from ``debug``, ``info``, ``warning`` or ``error`` upwards; the level until now."""

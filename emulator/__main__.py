@@ -94,7 +94,7 @@ def main(config_path: Path | None, socket_path: Path | None, log_level: str) -> 
     try:
         manager = ServiceManager(os.environ, os.getpid())
         config = load(config_path) if config_path else Config()
-        forced_by = trio.run(serve, config, path, _announce, manager)
+        forced_by = trio.run(serve, config, path, _announce, manager, config_path)
     except ConfigError as error:
         click.echo(error, err=True)  # every line begins with its place
         sys.exit(2)

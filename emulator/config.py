@@ -150,6 +150,8 @@ class ProfileConfig(_Section):
 class LimitsConfig(_Section):
     """Bounds on everything a client can make grow."""
 
+    # Machines made while the daemon runs count, too. Each takes a descriptor, and address space for its memory.
+    machines: int = Field(default=4096, ge=1)
     # One process each; a thousand simulated machines with a few programs each stay below it.
     sessions: int = Field(default=4096, ge=1)
     # A request waits for its answer here; far above what the windows of a busy client allow.

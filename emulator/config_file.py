@@ -84,6 +84,11 @@ def _mend(document: dict[str, Any], place: Place) -> None:
             del around[place[-1]]
 
 
+def sentences(error: ValidationError, place: Place = ()) -> list[str]:
+    """Every mistake of a configuration that stands in no file, each as a sentence; or of the section at a place."""
+    return [text for _, text in _mistakes(error, {}, place)]
+
+
 def _toml_mistake(text: str, source: bytes) -> str:
     """What tomllib says, with its place in front."""
     found = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", text)
@@ -102,11 +107,13 @@ def _nearest(place: Place, positions: dict[Place, tuple[int, int]]) -> tuple[int
     return positions.get(place, (1, 1))
 
 
-def _mistakes(error: ValidationError, positions: dict[Place, tuple[int, int]]) -> Iterator[tuple[Place, str]]:
+def _mistakes(
+    error: ValidationError, positions: dict[Place, tuple[int, int]], around: Place = ()
+) -> Iterator[tuple[Place, str]]:
     """Each mistake as its place and a sentence."""
     by_name = {".".join(map(str, place)): place for place in positions}
     for problem in error.errors():
-        place: Place = problem["loc"]
+        place: Place = (*around, *problem["loc"])
         if problem["type"] == "extra_forbidden":
             yield place, _unknown_key(place)
         elif problem["type"] == "value_error":

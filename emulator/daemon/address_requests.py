@@ -182,7 +182,7 @@ class AddressRequests:
     def close_all(self, reason: str) -> None:
         """The session ended: close its address objects."""
         for end in self._addresses.values():
-            if end.machine.failure is None:
+            if end.machine.is_alive:
                 end.close()
         self._addresses.clear()
 

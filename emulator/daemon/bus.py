@@ -143,7 +143,7 @@ class MachineBus:
             return  # only its guest can
         # One that is still being opened ends without ``when_opened``.
         channel.when_opened = None
-        if self._machine.failure is None and channel.offer.channel_id is not None:
+        if self._machine.is_alive and channel.offer.channel_id is not None:
             self._run(self._guest.close_channel(channel.offer.channel_id))
 
     def host_opened(self, offer: Offer, status: int) -> None:
@@ -195,7 +195,7 @@ class MachineBus:
         self._log.info("bus.guest_detached", reason=reason)
 
     def _start_over(self, reason: str) -> None:
-        if self._machine.failure is None:
+        if self._machine.is_alive:
             self._run(self.rings.start_over(reason))
         self.rings.started_over()
         self._offered.clear()

@@ -342,7 +342,7 @@ class ChannelSide:
             self.driver.disconnected(self)
 
     def _take_in_the_rest(self) -> None:
-        if self.machine.failure is None:
+        if self.machine.is_alive:
             # What the other end said before this has arrived: the client gets it, as far as it granted room.
             with suppress(PeerViolation):
                 while self.drain():

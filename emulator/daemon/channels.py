@@ -35,7 +35,7 @@ from emulator.vmbus.ring import (
 )
 from emulator.wire.codec import encode_notification
 from emulator.wire.runs import pack_pfns
-from emulator.wire.schema import CHANNEL_OPENED, CHANNEL_OPENED_DIRECT
+from emulator.wire.schema import CHANNEL_OPENED, CHANNEL_OPENED_DIRECT, OFFER_RESCINDED
 
 if TYPE_CHECKING:
     from emulator.daemon.driver import Driver
@@ -81,6 +81,12 @@ class Offer:
 
     def __str__(self) -> str:
         return f"channel {self.interface} (instance {self.instance}) of machine {self.machine.name}"
+
+    def tell_rescinded(self, reason: str) -> None:
+        """The daemon took it away: its host hears of it. A driver's end hears by its callbacks."""
+        if self.driver is None:
+            told = encode_notification(OFFER_RESCINDED, self.number, int(NtStatus.DEVICE_REMOVED), reason[:1000])
+            self.session.put(told)
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl channels`` shows of it."""

@@ -140,7 +140,7 @@ class ConnectionRequests:
     def close_all(self, reason: str) -> None:
         """The session ended: close its endpoints, and abort their connections."""
         for end in self._ends.values():
-            if end.machine.failure is None:
+            if end.machine.is_alive:
                 end.machine.datagrams.close(end.handle)
         self._ends.clear()
 

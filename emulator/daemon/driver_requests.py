@@ -11,6 +11,7 @@ from emulator.daemon.driver import Driver
 from emulator.daemon.driver_guest import GuestDriver
 from emulator.daemon.driver_host import HostDriver
 from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.daemon.roles import Role
 from emulator.memory import mdl_from_ranges
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.vmbus.channel_setup import parse_setup_untrusted
@@ -58,6 +59,7 @@ class DriverRequests:
     ) -> tuple[Any, ...]:
         session = self._session
         found = session.machine_requests.find(machine)
+        session.require_role_on(Role.HOST if host else Role.GUEST, found)
         if len(self._drivers) >= session.limits.channels_per_session:
             text = f"this session already has {len(self._drivers)} driver channels"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)

@@ -85,7 +85,7 @@ class FileRequests:
     def close_all(self, reason: str) -> None:
         """The session ended: close its files."""
         for file in self._files.values():
-            if file.machine.failure is None:
+            if file.machine.is_alive:
                 file.machine.datagrams.close(file.handle)
         self._files.clear()
 

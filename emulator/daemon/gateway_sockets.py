@@ -100,6 +100,13 @@ class GatewaySockets:
         # With delays nothing has to be done now, but there may be a new deadline.
         self._hand_out(effects)
 
+    def close_segment(self, segment: str) -> None:
+        """A segment is gone: its host addresses are free."""
+        for key in [key for key in self._entries if key[0] == segment]:
+            entry = self._entries.pop(key)
+            del self._by_descriptor[entry.opened.socket.fileno()]
+            entry.opened.close()
+
     def close(self) -> None:
         """The daemon stops."""
         if not self._epoll.closed:

@@ -79,7 +79,7 @@ class Questions:
         """The session ended: nobody will answer any more."""
         asked, self._asked = self._asked, {}
         for _, question in asked.values():
-            if question.machine.failure is None:
+            if question.machine.is_alive:
                 question.answered(None)
 
     # ---- event handlers

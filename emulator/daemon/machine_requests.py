@@ -47,6 +47,7 @@ class MachineRequests:
     def close_all(self, reason: str) -> None:
         """Give back the memory this session holds."""
         for machine in self._machines:
+            machine.attached_sessions.discard(self._session)
             machine.take_memory_back(self._session)
 
     # ---- the session itself
@@ -109,6 +110,7 @@ class MachineRequests:
             number = self._machines.index(machine) + 1
         else:
             self._machines.append(machine)
+            machine.attached_sessions.add(session)
             number = len(self._machines)
         if machine.names_profile:
             document = json.dumps({"kmcl": plain(machine.profile.kmcl), "channel": plain(machine.profile.limits)})

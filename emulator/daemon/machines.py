@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 class Machine:
     """One simulated machine. Whatever goes wrong inside it ends it, and nothing else."""
 
-    def __init__(self, name: str, settings: MachineConfig, config: Config, segments: Segments) -> None:
+    def __init__(
+        self, name: str, settings: MachineConfig, config: Config, segments: Segments, file: MemoryFile
+    ) -> None:
         self.name = name
         self.limits = config.limits
         self.profile = config.channel_profile(settings)
         self.names_profile = settings.profile is not None
-        self.file = MemoryFile(name, settings.memory_bytes)
+        self.file = file
         self.memory = self.file.memory
         self.pages = PageAllocator(self.memory.page_count)
         self.paged_out = PagedOut()
@@ -52,6 +54,9 @@ class Machine:
         segments.serve(name, self.datagrams)
         self.bus = MachineBus(self, settings)
         self.failure: str | None = None
+        self.removed: str | None = None
+        # Those that began to act on it and have not ended.
+        self.attached_sessions: set[Session] = set()
         self.counters = Counters()
         # Reading the clock twice for each packet is for those who look at the result.
         self.measures_latency = config.metrics.listen is not None
@@ -74,6 +79,8 @@ class Machine:
             self._pump = pump
             await nursery.start(self.datagrams.run, pump)
             task_status.started()
+            if self.removed is not None:
+                nursery.cancel_scope.cancel()  # before its task ever ran
 
     def start_soon(self, listen: Callable[[Any, Callable[[], None]], Awaitable[None]], hosted: object) -> None:
         """A task of one channel's, which ends with the channel."""
@@ -140,8 +147,15 @@ class Machine:
 
     # ---- failure and end
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has neither failed nor been removed; of one that has, nothing is left to close."""
+        return self.failure is None and self.removed is None
+
     def require_alive(self) -> None:
         """Refuse whatever is asked of a machine that has failed."""
+        if self.removed is not None:
+            raise Refused(NtStatus.DEVICE_REMOVED, f"{self} is gone: {self.removed}")
         if self.failure is not None:
             text = f"{self} failed ({self.failure}); restart the daemon to have it again, and please report the log"
             raise Refused(NtStatus.DEVICE_NOT_READY, text)
@@ -170,10 +184,20 @@ class Machine:
         for waiter in list(self.waiting):
             waiter.give_up(NtStatus.DEVICE_REMOVED, reason)
         for offer in list(self.offers):
-            self.rescind(offer, reason)
+            self.offers.remove(offer)
+            self._revoke(offer, reason, None)
+            offer.tell_rescinded(reason)
+
+    def remove(self, reason: str) -> None:
+        """It is no longer wanted: everything of it ends, and its clients are told why."""
+        self.stop(f"{self} is gone: {reason}")
+        self.removed = reason
+        self._end(f"{self} is gone: {reason}")
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     def close(self) -> None:
-        """The daemon is gone."""
+        """Nobody looks at it any more."""
         self.datagrams.close_all()
         self.file.close()
 

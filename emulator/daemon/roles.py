@@ -39,9 +39,13 @@ MACHINE_ROLES = (Role.GUEST, Role.HOST, Role.DATAGRAM)
 _ROLES: dict[str, Role | None] = {
     "daemon.log_level": Role.ADMIN,
     "machine.": None,
+    "machine.create": Role.ADMIN,
+    "machine.remove": Role.ADMIN,
     "memory.": None,
     "channel.offer": Role.HOST,
     "channel.open": Role.GUEST,
+    # A driver channel is of either side; its own requests say which.
+    "driver.allocate": None,
     "bus.": Role.GUEST,
     "address.open": Role.DATAGRAM,
     "network.": Role.DATAGRAM,

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from emulator.tdi.effects import Effect
 
 
+# What those on a segment rely on: it changes with a restart.
+FIXED_SETTINGS = ("subnet", "connections", "gateway")
+
+
 class Member(Protocol):
     """A machine, as a segment has it."""
 
@@ -56,6 +60,35 @@ class Segments:
     def ports_of(self, machine: str, settings: MachineConfig) -> Mapping[str, SegmentPort]:
         """Attach a machine to the segments it is on."""
         return {name: self._segments[name].attach(machine, address) for name, address in settings.segments.items()}
+
+    def leave(self, machine: str) -> None:
+        """A machine is gone, its addresses closed."""
+        self._members.pop(machine, None)
+        for segment in self._segments.values():
+            for port in segment.ports_of(machine):
+                segment.detach(port)
+
+    def add(self, name: str, settings: SegmentConfig, config: Config) -> None:
+        """A segment more. Raises GatewayUnusable, with nothing done."""
+        segment = _made(name, settings, config)
+        if segment.gateway is not None:
+            self._gateways.open(name, segment.gateway)
+        self._segments[name], self._settings[name] = segment, settings
+
+    def remove(self, name: str) -> None:
+        """A segment less, on which there is no machine."""
+        del self._segments[name], self._settings[name]
+        self._gateways.close_segment(name)
+
+    def adopt(self, config: Config, changes: Mapping[str, dict[str, Any]]) -> None:
+        """What a new configuration changes of segments there are, as far as that goes while they are used."""
+        for name, changed_keys in changes.items():
+            wanted = {key: value for key, value in changed_keys.items() if key not in FIXED_SETTINGS}
+            if wanted:
+                self._adopt(name, self._settings[name].model_copy(update=wanted), reseed="seed" in wanted)
+        for name in [name for name in self._segments if name not in config.segments]:
+            if not self._segments[name].describe()["machines"]:
+                self.remove(name)
 
     def serve(self, machine: str, member: Member) -> None:
         """What is for that machine goes there."""
@@ -151,16 +184,20 @@ class Segments:
             known = ", ".join(sorted(self._segments)) or "none; add [segments.NAME] to the configuration"
             raise Refused(NtStatus.OBJECT_NAME_NOT_FOUND, f"there is no segment {name!r}; there are: {known}")
         settings = self._checked(name, segment, changes)
+        self._adopt(name, settings, reseed="seed" in changes)
+        self._log.info("segment.changed", segment=name, **{key: str(value)[:200] for key, value in changes.items()})
+        return segment.describe() | {"seed": settings.seed}
+
+    def _adopt(self, name: str, settings: SegmentConfig, *, reseed: bool) -> None:
+        segment = self._segments[name]
         self._settings[name] = settings
         segment.change(settings.profile())
-        if "seed" in changes:
+        if reseed:
             segment.reseed(luck(settings.seed))
         if settings.stalled:
             segment.stall()
         effects = segment.pump_links(trio.current_time()) if settings.stalled else segment.resume(trio.current_time())
         self._hand_out(effects)
-        self._log.info("segment.changed", segment=name, **{key: str(value)[:200] for key, value in changes.items()})
-        return segment.describe() | {"seed": settings.seed}
 
     def _checked(self, name: str, segment: Segment, changes: dict[str, Any]) -> SegmentConfig:
         settings = changed(self._settings[name], changes)

@@ -21,6 +21,8 @@ from emulator.daemon.listeners import UnixListener
 from emulator.daemon.log import logger
 from emulator.daemon.machines import Machine
 from emulator.daemon.pages import open_pages
+from emulator.daemon.population import Changes, Population
+from emulator.daemon.reload import Reloader
 from emulator.daemon.roles import Access, Identity
 from emulator.daemon.segments import Segments
 from emulator.daemon.service_manager import ATTACH_SOCKET, METRICS_SOCKET, ServiceManager
@@ -52,8 +54,10 @@ def daemon_version() -> str:
 class Server:
     """Machines and sessions, and the one place where a turn of work is driven to its end."""
 
-    def __init__(self, config: Config, manager: ServiceManager | None = None) -> None:
+    def __init__(self, config: Config, manager: ServiceManager | None = None, config_path: Path | None = None) -> None:
+        """``config_path`` is where ``config`` came from: what a SIGHUP reads again."""
         self.config = config
+        self.reloader = Reloader(self, config_path)
         self.manager = manager or ServiceManager({}, os.getpid())
         self.access = Access(config)
         self.heartbeat = Heartbeat(self._serve_socket)
@@ -61,9 +65,9 @@ class Server:
         self.forced_by: int | None = None
         self.version = daemon_version()
         self.segments = Segments(config)
-        self.machines = {
-            name: Machine(name, settings, config, self.segments) for name, settings in config.machines.items()
-        }
+        self.population = Population(config, self.segments)
+        self.machines = self.population.machines
+        self.changes = Changes(self.population, self.access)
         self._sessions: dict[int, Session] = {}
         self.sessions_begun = 0
         self.is_stopping = False
@@ -86,6 +90,11 @@ class Server:
             known += f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
             raise Refused(NtStatus.OBJECT_NAME_NOT_FOUND, f"there is no machine {name!r}; there are: {known}")
         return machine
+
+    def replace_access(self, access: Access) -> None:
+        """Other lists are in force; what somebody has already opened is theirs."""
+        self.access = access
+        self.changes = Changes(self.population, access)
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl version`` shows of the daemon."""
@@ -153,6 +162,7 @@ class Server:
         self._sessions.pop(session.number, None)
         self._session_ended.set()
         self._dirty.pop(session, None)
+        self.population.let_go()
 
     # ---- life
 
@@ -161,15 +171,13 @@ class Server:
         try:
             await self._run_until_signalled(listener, ready)
         finally:
-            for machine in self.machines.values():
-                machine.close()
+            self.population.close()
 
     async def _run_until_signalled(self, listener: UnixListener, ready: Callable[[], None]) -> None:
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        with trio.open_signal_receiver(*STOP_SIGNALS, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.segments.run, self.pump)
-                for machine in self.machines.values():
-                    await nursery.start(machine.run, self.pump)
+                await nursery.start(self.population.run, self.pump)
                 nursery.start_soon(self._pump_rest)
                 nursery.start_soon(self.heartbeat.run)
                 nursery.start_soon(listener.run, self._serve_socket)
@@ -180,13 +188,23 @@ class Server:
                 self.manager.ready(self.summary())
                 ready()
                 async for number in signals:
+                    if number == signal.SIGHUP:
+                        self._reload()
+                        continue
                     self._log.info("daemon.stopping", signal=signal.Signals(number).name)
                     break
                 nursery.start_soon(self._stop, listener, nursery.cancel_scope)
                 async for number in signals:
+                    if number == signal.SIGHUP:
+                        continue
                     self._log.warning("daemon.forced", signal=signal.Signals(number).name)
                     self.forced_by = number
                     nursery.cancel_scope.cancel()
+
+    def _reload(self) -> None:
+        self.manager.reloading()
+        self.reloader.reload()
+        self.manager.ready(self.summary())
 
     def summary(self) -> str:
         """The daemon in one line, for its service manager."""
@@ -233,7 +251,11 @@ class Server:
 
 
 async def serve(
-    config: Config, socket_path: Path, ready: Callable[[Path], None], manager: ServiceManager
+    config: Config,
+    socket_path: Path,
+    ready: Callable[[Path], None],
+    manager: ServiceManager,
+    config_path: Path | None = None,
 ) -> int | None:
     """Run the daemon; ``ready`` is called once, when it listens, with the path of its socket.
 
@@ -243,15 +265,14 @@ async def serve(
     mode, group = int(config.listen.socket_mode, 8), config.listen.socket_group
     passed = manager.take_socket(ATTACH_SOCKET)
     with UnixListener(socket_path, passed, mode=mode, group=group) as listener, ExitStack() as stack:
-        server = Server(config, manager)
+        server = Server(config, manager, config_path)
         path = listener.path
         stack.callback(server.segments.close)
         server.segments.open_gateways()
         server.pages = open_pages(server, config.metrics, manager.take_socket(METRICS_SOCKET))
         if server.pages is not None:
             stack.callback(server.pages.close)
-            for machine in server.machines.values():
-                machine.measures_latency = True
+            server.population.measure_latency()
             logger().info("daemon.metrics", place=server.pages.place)
         logger().info("daemon.listening", socket=str(path), machines=len(server.machines), ring=RING_BUILD)
         await server.run(listener, partial(ready, path))

@@ -285,8 +285,11 @@ class Session:
                 text = f"{self.identity} may not use {method.name}; [access] admin in the configuration names who may"
                 raise Refused(NtStatus.ACCESS_DENIED, text)
             return
-        machine = self.machine_requests.find(args[0])
-        if not access.allows(self.identity, role, machine.name):
+        self.require_role_on(role, self.machine_requests.find(args[0]))
+
+    def require_role_on(self, role: Role, machine: Machine) -> None:
+        """Refuse what this client may not be of a machine."""
+        if not self.server.access.allows(self.identity, role, machine.name):
             where = f"[machines.{machine.name}.access] {role.value}"
             text = f"{self.identity} may not be a {role.value} of {machine}; {where} in the configuration names who may"
             raise Refused(NtStatus.ACCESS_DENIED, text)

@@ -129,6 +129,10 @@ class Segment:
         self._ports.pop(port.host, None)
         self.medium.forget(port)
 
+    def ports_of(self, machine: str) -> list[SegmentPort]:
+        """A machine's attachments."""
+        return [port for port in self._ports.values() if port.machine == machine]
+
     def port_at(self, host: str) -> SegmentPort | None:
         """The machine that has an address."""
         return self._ports.get(host)

@@ -99,7 +99,7 @@ from emulator.wire.network_rows import (
     ADDRESS_SEND_BURST,
     SEGMENT_CHANGE,
 )
-from emulator.wire.operation_rows import DAEMON_LOG_LEVEL
+from emulator.wire.operation_rows import DAEMON_LOG_LEVEL, MACHINE_CREATE, MACHINE_REMOVE, OFFER_RESCINDED
 from emulator.wire.receive_rows import (
     ADDRESS_EVENT,
     ADDRESS_RECEIVE_DATAGRAM,
@@ -159,10 +159,13 @@ __all__ = [
     "GPADL_UNMAP",
     "IRP_SUBMIT",
     "IRP_SUBMIT_AT",
+    "MACHINE_CREATE",
+    "MACHINE_REMOVE",
     "MACHINE_RETURN_CHAINED",
     "MEMORY_PAGE",
     "MEMORY_PAGED",
     "METHODS",
+    "OFFER_RESCINDED",
     "PACKET_SEND_EXTERNAL_PFNS",
     "PAYLOAD",
     "PROTOCOL_VERSION",

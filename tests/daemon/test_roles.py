@@ -23,7 +23,7 @@ from emulator.daemon.roles import (
 from emulator.wire.schema import BY_NAME, METHODS, Direction
 
 # What a client names here it was given before, by a method that did ask for a role.
-OWN = {"offer", "channel", "address", "file", "connection", "filter", "msgid", "request"}
+OWN = {"driver", "offer", "channel", "address", "file", "connection", "filter", "msgid", "request"}
 FREE = {"hello", "ping", "daemon.inspect"}
 
 NOBODY = Identity(user=70001)

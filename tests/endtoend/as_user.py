@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import clients.sync
 from clients import RequestFailed
+from emulator.vmbus.profile import Side
 from tests.endtoend.programs import ECHO
 
 
@@ -22,6 +24,12 @@ def main() -> None:
 
         def offer(machine: str) -> object:
             return str(daemon.machine(machine).offer_channel(ECHO).instance)
+
+        def host_driver(machine: str) -> object:
+            channel = daemon.machine(machine).allocate_channel(Side.HOST)
+            channel.setup.set_target_interface(UUID(ECHO))
+            channel.enable()
+            return "enabled"
 
         def guest(machine: str) -> object:
             return str(daemon.machine(machine).open_channel(ECHO, wait=False).instance)
@@ -36,7 +44,7 @@ def main() -> None:
             return daemon.set_log_level("info")
 
         tries: dict[str, Callable[[str], Any]] = {
-            each.__name__: each for each in (offer, guest, datagram, inspect, log_level)
+            each.__name__: each for each in (offer, host_driver, guest, datagram, inspect, log_level)
         }
         for argument in sys.argv[4:]:
             what, _, machine = argument.partition(":")

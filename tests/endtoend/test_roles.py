@@ -86,6 +86,14 @@ async def test_each_user_may_be_what_the_lists_say_and_nothing_else(open_directo
         ]
 
 
+async def test_a_driver_channel_is_of_the_side_it_says(open_directory: Path) -> None:
+    async with daemon_for_all(open_directory) as daemon:
+        (allowed,) = await tries(daemon, HYPERVISOR, "host_driver:vm1")
+        assert allowed["done"] == "enabled"
+        (refused,) = await tries(daemon, TENANT, "host_driver:vm1")
+        assert refused["status"] == "ACCESS_DENIED"
+
+
 async def test_a_machine_one_has_no_role_on_is_as_absent_as_one_that_is_not(open_directory: Path) -> None:
     async with daemon_for_all(open_directory) as daemon:
         for user in (TENANT, STRANGER):

@@ -104,6 +104,7 @@ BELOW_DAEMON = (
     "emulator.tdi",
     "emulator.wire",
     "emulator.config",
+    "emulator.config_file",
     "emulator.segment_config",
 )
 CLIENT_SHARED = (
@@ -229,7 +230,7 @@ LAYERS = (
     Layer(
         ("emulator.daemon",),
         (*BELOW_DAEMON, "emulator.daemon"),
-        third_party=("trio", "structlog", "h11", "prometheus_client"),
+        third_party=("trio", "structlog", "pydantic", "h11", "prometheus_client"),
         banned_stdlib=EVENT_LOOPS,
         reason="the daemon is the trio shell over the cores; msgpack stays behind the wire, clients are other programs",
     ),
