@@ -53,8 +53,8 @@ class Link(Protocol):
         """Whether the other side of an offer has given up."""
 
     @property
-    def is_cut(self) -> bool:
-        """Whether nothing can get through now, through no fault of the peer's client."""
+    def cut_since(self) -> float | None:
+        """Since when nothing gets through, through no fault of the peer's client; None while something can."""
 
 
 class ConnectionEndpoint:

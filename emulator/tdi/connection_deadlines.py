@@ -15,8 +15,9 @@ def deadline_of(endpoint: ConnectionEndpoint) -> float | None:
     if endpoint.opening_deadline is not None:
         deadlines.append(endpoint.opening_deadline)
     waits_since = endpoint.outgoing.waits_since
-    if waits_since is not None and endpoint.link is not None and endpoint.link.is_cut:
-        deadlines.append(waits_since + endpoint.profile.stall_timeout_seconds)
+    cut_since = None if endpoint.link is None else endpoint.link.cut_since
+    if waits_since is not None and cut_since is not None:
+        deadlines.append(max(waits_since, cut_since) + endpoint.profile.stall_timeout_seconds)
     return min(deadlines, default=None)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from emulator.status import NtStatus
 from emulator.tdi.connection_requests import PeerReturned
 from emulator.tdi.connection_states import State
-from emulator.tdi.effects import Effect
+from emulator.tdi.effects import DeadlineChanged, Effect
 from emulator.tdi.structures import SocketAddress
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class _End:
         return self.link.verdict is not None and not self.link.is_cut
 
     @property
-    def is_cut(self) -> bool:
-        """Whether the segment carries nothing between the two now."""
-        return self.link.is_cut
+    def cut_since(self) -> float | None:
+        """Since when the segment carries nothing between the two, as far as anybody has looked."""
+        return self.link.cut_since
 
     def kick(self, now: float) -> list[Effect]:
         """Move what can move."""
@@ -107,6 +107,7 @@ class SegmentLink:
         """The user data of the acceptance, until the side that connects knows of it."""
         self.verdict: tuple[NtStatus, bytes] | None = None
         """How one side has ended it, until the other knows of it."""
+        self.cut_since: float | None = None
         self._user_data = user_data
         self._offered = False
         self._established = False
@@ -121,7 +122,8 @@ class SegmentLink:
     def pump(self, now: float) -> list[Effect]:
         """Do whatever is due and possible: knock, tell an end, tell an acceptance, move data."""
         if self.is_cut:
-            return []
+            return self._cut(now)
+        self.cut_since = None
         effects: list[Effect] = []
         if self.verdict is not None:
             return self._tell_end(now)
@@ -138,6 +140,13 @@ class SegmentLink:
                     effects += moved
                     moving = True
         return effects
+
+    def _cut(self, now: float) -> list[Effect]:
+        """Nothing gets through: what waits has a deadline from now on."""
+        if self.cut_since is not None:
+            return []
+        self.cut_since = now
+        return [DeadlineChanged(end.endpoint.owner) for end in self.ends if end.endpoint is not None]
 
     def drop_if_over(self) -> None:
         """Nobody is at either end: forget it."""

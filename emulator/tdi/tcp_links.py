@@ -47,7 +47,7 @@ class TcpNetwork:
 class TcpLink:
     """One socket that is connected, or shall be. ``is_open`` once both sides have agreed."""
 
-    is_cut = False
+    cut_since = None
 
     def __init__(self, key: int, remote: SocketAddress, device: TcpDevice) -> None:
         self.key = key

@@ -11,7 +11,17 @@ import trio
 import trio.testing
 
 import clients.sync
-from clients import Address, Connection, RequestFailed, TdiConnection, connect
+from clients import (
+    Address,
+    Connection,
+    HandlerEvent,
+    HandlerResult,
+    RequestFailed,
+    ReturnedRequest,
+    TdiConnection,
+    TdiEvent,
+    connect,
+)
 from emulator.status import NtStatus
 from emulator.tdi.constants import QueryType, ReceiveFlags
 from emulator.tdi.constants import SendFlags as TdiSendFlags
@@ -194,6 +204,45 @@ async def test_a_megabyte_as_a_stream_past_a_slow_reader(tmp_path: Path) -> None
             await there.disconnect()
 
         await both(send, receive)
+
+
+async def test_a_partition_holds_connections_up_until_it_is_over(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
+        here, there = await connected(attached)
+        await attached.change_segment("lan", partition=[["vm1"], ["vm2"]])
+        near, _ = await pair_again(attached)
+        with pytest.raises(RequestFailed) as late:
+            await near.connect(("10.0.0.2", 701), timeout_seconds=0.1)
+        assert late.value.status is NtStatus.IO_TIMEOUT
+
+        async def send() -> None:
+            await here.send(b"held up")
+
+        async def heal() -> None:
+            await attached.change_segment("lan", partition=[])
+            assert await there.receive() == b"held up"
+
+        await both(send, heal)
+
+
+async def test_handlers_take_a_part_and_hand_over_a_request(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
+        near, far = await pair(attached)
+        there = await far.open_connection()
+        rest = ReturnedRequest(100)
+
+        async def take(event: HandlerEvent) -> HandlerResult:
+            assert (event.connection, event.data) == (there.context, b"a record in two parts")
+            return HandlerResult.rest_into(rest, 9, endpoint=there.number)
+
+        await far.set_handler(TdiEvent.RECEIVE, take)
+        await far.set_handler(TdiEvent.CONNECT, lambda event: HandlerResult.accept(there.number))
+        here = await near.connect(THERE)
+        await here.send(b"a record in two parts")
+        assert (await far.completed(rest)).data == b"in two parts"
+        await far.set_handler(TdiEvent.RECEIVE, None)
+        await here.send(b"without a handler")
+        assert await there.receive() == b"without a handler"
 
 
 def serve_sync(socket_path: Path, listening: threading.Event) -> None:

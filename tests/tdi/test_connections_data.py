@@ -447,6 +447,23 @@ def test_a_partition_holds_data_back_and_then_aborts() -> None:
     assert bench.ended(receive) == (NtStatus.CONNECTION_RESET, "C32")
 
 
+def test_what_waited_for_a_full_receiver_has_its_whole_time_when_the_segment_is_cut() -> None:
+    bench = Bench(receive_buffer_bytes=1)
+    here, _ = bench.connected()
+    bench.near.send(here, b"1")
+    stuck = bench.near.send(here, b"2")
+    bench.pass_time(1_000)
+    bench.segment.stall()
+    bench.perform(bench.segment.pump_links(bench.now))
+    assert bench.deadline(bench.near) == 20.0
+    bench.perform(bench.segment.resume(bench.now))
+    assert bench.deadline(bench.near) is None
+    bench.segment.stall()
+    bench.perform(bench.segment.pump_links(bench.now))
+    bench.pass_time(20)
+    assert bench.ended(stuck) == (NtStatus.CONNECTION_ABORTED, "C9")
+
+
 def test_very_many_small_records_fill_the_receiver_before_their_bytes_do() -> None:
     bench = Bench(max_queued_requests=10_000)
     here, there = bench.connected()
