@@ -22,7 +22,7 @@ from clients.inbox import AddressState
 from emulator.status import NtStatus
 from emulator.tdi.constants import EventType
 from emulator.tdi.structures import parse_transport_address_untrusted
-from emulator.wire.codec import encode_error, encode_response
+from emulator.wire.codec import WireError, encode_error, encode_response
 from emulator.wire.schema import ADDRESS_SET_EVENT_HANDLER
 
 
@@ -193,9 +193,11 @@ class Handlers(Holdings):
                 self._answer(msgid, NtStatus.DATA_NOT_ACCEPTED)
             return
         source = _socket_address(remote)
-        called = HandlerEvent(
-            EventType(event), context, connection, NtStatus(status), flags, available, descriptor, source, *rest
-        )
+        try:
+            known, why = EventType(event), NtStatus(status)
+        except ValueError as error:
+            raise WireError(f"a handler is called with what does not exist: {error}") from None
+        called = HandlerEvent(known, context, connection, why, flags, available, descriptor, source, *rest)
         self._handler_calls.append(HandlerCall(msgid, address, function, called))
 
     def next_handler_call(self) -> HandlerCall | None:

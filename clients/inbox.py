@@ -114,6 +114,8 @@ class AddressState(Inbox):
         self.network = network
         self.handled = 0
         """Calls of its event handlers that have ended."""
+        self.served = 0
+        """How many of them somebody has waited for."""
 
 
 class ConnectionState(Inbox):

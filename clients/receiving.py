@@ -58,15 +58,19 @@ class Receiving:
         await self._connection.finish(receive_calls.return_chained(self._connection.protocol, self._state, descriptors))
 
     async def serve(self, calls: int | None = None) -> None:
-        """Return when so many handlers of this address have run, from now on, or when it is closed."""
+        """Wait until so many handlers of this address have run that no ``serve`` has waited for, or it is closed.
+
+        Without a number, until it is closed.
+        """
         state = self._state
-        last = None if calls is None else state.handled + calls
+        last = None if calls is None else state.served + calls
         while last is None or state.handled < last:
             if state.closed is not None:
                 if self._connection.protocol.lost is not None:
                     raise ConnectionLost(str(self._connection.protocol.lost))
                 return
             await self._connection.wait_for(state)
+        state.served = last
 
 
 class HandlerTasks:

@@ -51,18 +51,19 @@ class Receiving:
         self._connection.finish(receive_calls.return_chained(self._connection.protocol, self._state, descriptors))
 
     def serve(self, calls: int | None = None) -> None:
-        """Run handlers until so many of this address have run, from now on, or until it is closed.
+        """Run handlers until so many of this address have run that no ``serve`` has waited for, or it is closed.
 
-        Raises TimeoutError when nothing comes within the connection's time-out.
+        Without a number, until it is closed. Raises TimeoutError when nothing comes within the connection's time-out.
         """
         state = self._state
-        last = None if calls is None else state.handled + calls
+        last = None if calls is None else state.served + calls
         while last is None or state.handled < last:
             if state.closed is not None:
                 if self._connection.protocol.lost is not None:
                     raise self._connection.protocol.lost
                 return
             self._connection.wait()
+        state.served = last
 
 
 def run_handlers(protocol: ClientProtocol) -> None:

@@ -14,12 +14,12 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def programs() -> list[str]:
-    """The Python blocks of the README, in order: guest, host, datagram."""
+    """The Python blocks of the README, in order: guest, host, datagram, event handler."""
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 async def test_the_guest_and_the_host_of_the_readme_meet(tmp_path: Path) -> None:
-    guest, host, _ = programs()
+    guest, host, *_ = programs()
     (tmp_path / "guest.py").write_text(guest)
     (tmp_path / "host.py").write_text(host)
     async with start_daemon(tmp_path) as daemon, start_client(tmp_path, "host", tmp_path / "host.py", daemon=daemon):
@@ -34,3 +34,11 @@ async def test_the_datagram_of_the_readme_comes_back(tmp_path: Path) -> None:
         with trio.fail_after(30):
             finished = await run_client(tmp_path / "datagram.py", daemon=daemon)
     assert re.fullmatch(r"127\.0\.0\.1:\d+ b'hello'\n", finished.stdout)
+
+
+async def test_the_event_handler_of_the_readme_is_called(tmp_path: Path) -> None:
+    (tmp_path / "handler.py").write_text(programs()[3])
+    async with start_daemon(tmp_path) as daemon:
+        with trio.fail_after(30):
+            finished = await run_client(tmp_path / "handler.py", daemon=daemon)
+    assert re.fullmatch(r"\('127\.0\.0\.1', \d+\) b'hello' 5\n", finished.stdout)

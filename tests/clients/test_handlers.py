@@ -26,7 +26,7 @@ from clients.protocol import ConnectionLost
 from emulator.status import NtStatus
 from emulator.tdi.constants import ReceiveFlags
 from emulator.tdi.structures import SocketAddress, pack_transport_address
-from emulator.wire.codec import Request, Response, encode_request
+from emulator.wire.codec import Request, Response, WireError, encode_request
 from emulator.wire.schema import (
     ADDRESS_EVENT,
     ADDRESS_REQUEST_COMPLETED,
@@ -149,6 +149,16 @@ def test_a_told_event_is_not_answered() -> None:
     daemon.protocol.handler_returned(call, None)
     daemon.protocol.handler_failed(call, ValueError())
     assert daemon.heard() == []
+
+
+@pytest.mark.parametrize(("event", "status"), [(99, 0), (NORMAL, 0x12345678)])
+def test_an_event_that_does_not_exist_ends_the_connection(event: int, status: int) -> None:
+    daemon = Transcript()
+    function = daemon.set()
+    args = list(daemon.event(function, event=event))
+    args[5] = status
+    with pytest.raises(WireError, match="what does not exist"):
+        daemon.say(encode_request(9, ADDRESS_EVENT, *args))
 
 
 def test_r46_the_old_function_is_called_until_the_daemon_has_answered_that_it_is_replaced() -> None:
