@@ -16,7 +16,7 @@ from clients import network_calls, requests
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
 from clients.driver import CallbackDue
-from clients.driver_calls import running_callback, status_of
+from clients.driver_running import running_callback, status_of
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
 from clients.receiving import HandlerTasks
@@ -210,7 +210,7 @@ class Connection:
         status = NtStatus.UNSUCCESSFUL
         try:
             returned = due.call()
-            status = status_of(await returned if inspect.isawaitable(returned) else returned)
+            status = status_of(due, await returned if inspect.isawaitable(returned) else returned)
         except (Refused, RequestFailed) as error:
             status = error.status
         except Exception as error:  # noqa: BLE001 -- the program is told by ending its connection

@@ -147,7 +147,7 @@ class DriverSend:
 class DriverState(OfferState):
     """One driver channel of this client. Its openings are attached to it as to a host's offer, on both sides."""
 
-    def __init__(self, side: Side, callbacks: ChannelCallbacks, channel: Any) -> None:
+    def __init__(self, side: Side, callbacks: ChannelCallbacks, channel: Any, verifier: Any) -> None:
         super().__init__(0, UUID(int=0), UUID(int=0), pipe=False)
         self.side = side
         self.callbacks = callbacks
@@ -160,7 +160,8 @@ class DriverState(OfferState):
         self.mmio = 0, 0
         self.largest = 0, 0, 0  # packet bytes, external bytes, MDLs; as the daemon said at the last opening
         self.ring_bytes = 0
-        self.has_verifier = False
+        self.verifier = verifier
+        self.gpadls: set[int] = set()
         self.quota: int | None = None
         self.gives = False  # whether packets may be seen
         self.sends = False  # whether Opened has returned

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from functools import partial
 from math import inf
 from typing import Any
@@ -12,16 +11,18 @@ from clients import requests, taking
 from clients.calls import Call, RequestFailed
 from clients.direct import DirectEnd
 from clients.direct_calls import DirectPacket
-from clients.driver import CallbackDue, ChannelCallbacks, DriverPhase, DriverSend, DriverState
+from clients.driver import ChannelCallbacks, DriverPhase, DriverSend, DriverState
+from clients.driver_running import running_callback
 from clients.inbox import EndState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory
 from clients.protocol import GRANT, ClientProtocol
+from clients.verifier import Verifier, call_site, function_site
 from emulator.memory import PAGE_SIZE, GpaRange, Mdl, MdlFlags
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.channel_setup import ChannelSetup
 from emulator.vmbus.life_cycle import Callback
 from emulator.vmbus.profile import EndpointLimits, Side
-from emulator.vmbus.send_rules import SendRules
+from emulator.vmbus.send_rules import SendFlags, SendRules
 from emulator.vmbus.synchronous import check_synchronous, fit_completion
 from emulator.wire.runs import pack_mdl_chain, parse_mdl_chain_untrusted
 from emulator.wire.schema import (
@@ -39,8 +40,9 @@ from emulator.wire.schema import (
     GPADL_UNMAP,
 )
 
-# Which state callback this code runs in, of which channel.
-running_callback: ContextVar[CallbackDue | None] = ContextVar("running_callback", default=None)
+Payload = bytes | bytearray | memoryview
+# While these run, no packet of the channel's own comes to its end.
+_NOTHING_ENDS = frozenset({Callback.OPENED, Callback.CLOSED, Callback.STARTED, Callback.SUSPEND})
 
 # More than any ring: before there is one, its size is nobody's fault.
 _NO_RING_YET = 1 << 40
@@ -60,7 +62,7 @@ class DriverCore:
     ) -> None:
         self.protocol = protocol
         self.setup = ChannelSetup(side)
-        self.state = DriverState(side, callbacks, channel)
+        self.state = DriverState(side, callbacks, channel, Verifier())
         self.state.machine, self._memory = machine
         self._direct = requests.direct_memory(mode, self._memory)
         if self._direct is not None:
@@ -92,7 +94,7 @@ class DriverCore:
         is_host, is_direct = state.side is Side.HOST, self._direct is not None
 
         def build(result: tuple[Any, ...]) -> None:
-            state.number, state.has_verifier = result
+            state.number, state.verifier.is_on = result
             self.protocol.add_driver(state)
             if state.quota is not None:
                 self.protocol.call(DRIVER_QUOTA, state.number, state.quota)
@@ -108,6 +110,7 @@ class DriverCore:
     def enable(self) -> Call:
         """Windows: VmbChannelEnable."""
         self._require_not_disposed()
+        self.verifier.remember("enable")
         self.state.was_disabled = False
         return self.protocol.call(DRIVER_ENABLE, self.state.number)
 
@@ -135,6 +138,9 @@ class DriverCore:
         if not self._is_allocated:
             self._dispose(())
             return None
+        if self.state.phase is not DriverPhase.DISABLED:
+            what = f"a channel was cleaned up while {self.state.phase.value}"
+            self.verifier.report("4.3", what, self.verifier.place_of("enable"))
         return self.protocol.call(DRIVER_CLEANUP, self.state.number, build=self._dispose)
 
     def _dispose(self, result: tuple[Any, ...]) -> None:
@@ -162,6 +168,12 @@ class DriverCore:
             raise Refused(NtStatus.INVALID_DEVICE_STATE, text, rule="4.2")
         return self.state.mmio
 
+    @property
+    def verifier(self) -> Verifier:
+        """Who reports misuse, where the machine has that."""
+        verifier: Verifier = self.state.verifier
+        return verifier
+
     # ---- sending
 
     def _rules(self) -> SendRules:
@@ -185,7 +197,25 @@ class DriverCore:
     def _submit(self, attempt: Callable[[EndState], Any]) -> DriverSend:
         return self.state.submit(attempt, self.protocol.abandon)
 
-    def submit(self, buffer: bytes, mdl: Mdl | None, flags: int, *, may_queue: bool = True) -> DriverSend:
+    def _lent(self, send: DriverSend, buffer: Payload, flags: int) -> DriverSend:
+        if not int(flags) & SendFlags.PAGED_BUFFER:
+            self.verifier.lend(send, buffer)
+        return send
+
+    def check_wait(self, sent: DriverSend) -> None:
+        """Before the end of a packet is waited for. Raises VerifierReport where that end never comes (4.2)."""
+        due = running_callback.get()
+        if self.in_callback() in _NOTHING_ENDS and due is not None and not sent.done:
+            what = f"{Callback(due.kind).name} waits for a packet, and none is completed before it has returned"
+            rule = "Y5" if due.kind == Callback.STARTED else "4.2"
+            self.verifier.report(rule, what, function_site(self.state.callbacks.of(due.kind)))
+
+    def finished(self, sent: DriverSend) -> requests.Completion:
+        """The end of a packet that was waited for."""
+        self.verifier.take_back(sent)
+        return requests.completion(sent)
+
+    def submit(self, buffer: Payload, mdl: Mdl | None, flags: int, *, may_queue: bool = True) -> DriverSend:
         """Windows: VmbPacketSend. Raises Refused."""
         self._require_not_disposed()
         self._rules().packet(len(buffer), mdl, int(flags))
@@ -194,26 +224,27 @@ class DriverCore:
             text = "the channel is not open, and the packet may not wait until it is"
             raise Refused(NtStatus.BUFFER_OVERFLOW, text, rule="Y1")
         send = requests.send
-        return self._submit(lambda end: send(self.protocol, end, data, mdl, flags, may_queue=may_queue))
+        submitted = self._submit(lambda end: send(self.protocol, end, data, mdl, flags, may_queue=may_queue))
+        return self._lent(submitted, buffer, flags)
 
-    def submit_external_mdl(self, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DriverSend:
+    def submit_external_mdl(self, buffer: Payload, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DriverSend:
         """Windows: VmbPacketSendWithExternalMdl. Raises Refused."""
         self._require_not_disposed()
         self._rules().external_mdl(len(buffer), mdl, *span, int(flags))
         data = bytes(buffer)
         send = requests.send_with_external_mdl
-        return self._submit(lambda end: send(self.protocol, end, data, mdl, span, flags))
+        return self._lent(self._submit(lambda end: send(self.protocol, end, data, mdl, span, flags)), buffer, flags)
 
-    def submit_external_pfns(self, buffer: bytes, pfns: Sequence[int] | None, flags: int) -> DriverSend:
+    def submit_external_pfns(self, buffer: Payload, pfns: Sequence[int] | None, flags: int) -> DriverSend:
         """Windows: VmbPacketSendWithExternalPfns. Raises Refused."""
         self._require_not_disposed()
         self._rules().external_pfns(len(buffer), pfns, int(flags))
         data = bytes(buffer)
         send = requests.send_with_external_pfns
-        return self._submit(lambda end: send(self.protocol, end, data, pfns, flags))
+        return self._lent(self._submit(lambda end: send(self.protocol, end, data, pfns, flags)), buffer, flags)
 
     def submit_synchronous(
-        self, buffer: bytes, mdl: Mdl | None, flags: int, completion_bytes: int, timeout_seconds: float | None
+        self, buffer: Payload, mdl: Mdl | None, flags: int, completion_bytes: int, timeout_seconds: float | None
     ) -> tuple[DriverSend, float]:
         """The packet of a VmbChannelSendSynchronousRequest, and how long to wait for its end.
 
@@ -222,6 +253,10 @@ class DriverCore:
         profile = self.protocol.profile_of(self.state.machine).kmcl
         may_queue = check_synchronous(self.state.side, profile, int(flags), timeout_seconds, completion_bytes)
         if may_queue and self.in_callback() == Callback.STARTED:
+            first = function_site(self.state.callbacks.started)
+            self.verifier.report(
+                "Y5", "Started waits for a packet, and none is completed before it has returned", first
+            )
             text = "Started runs before anything is received, so what it waits for never comes; wait in PostStarted"
             raise Refused(NtStatus.INVALID_DEVICE_STATE, text, rule="Y5")
         # One that may not queue is in the ring or refused at once; only the daemon's word for that is waited for.
@@ -266,12 +301,16 @@ class DriverCore:
 
     def check_completion(self, received: ReceivedPacket | DirectPacket) -> None:
         """Before a packet is completed or failed. Raises RequestFailed for one that was put back."""
+        if received.completed:
+            what = f"packet {received.handle} was completed twice"
+            self.verifier.report("4.4", what, self.verifier.place_of(received))
         if received.is_again and received in self.state.items:
             text = f"packet {received.handle} was put back; complete it when it comes again"
             raise RequestFailed(NtStatus.INVALID_DEVICE_STATE, text)
 
     def ended(self, received: ReceivedPacket | DirectPacket) -> None:
         """A packet is completed, or failed."""
+        self.verifier.remember(received)
         self.protocol.packet_ended(self.state, received)
 
     def external_mdl(self, received: ReceivedPacket | DirectPacket, *, read_only: bool) -> Mdl:
@@ -317,10 +356,18 @@ class DriverCore:
     def create_gpadl(self, memory: Mdl | Buffer, offset: int, length: int, *, read_only: bool) -> Call:
         """Windows: VmbChannelCreateGpadlFromMdl, VmbChannelCreateGpadlFromBuffer."""
         mdl = memory.mdl if isinstance(memory, Buffer) else memory
-        return self.protocol.call(GPADL_CREATE, self._known_number(), read_only, pack_mdl_chain(mdl), offset, length)
+        place = call_site() if self.verifier.is_on else ""
+
+        def build(result: tuple[Any, ...]) -> None:
+            self.state.gpadls.add(result[0])
+            self.verifier.place("gpadl", result[0], place)
+
+        args = self._known_number(), read_only, pack_mdl_chain(mdl), offset, length
+        return self.protocol.call(GPADL_CREATE, *args, build=build)
 
     def delete_gpadl(self, handle: int) -> Call:
         """Windows: VmbChannelDeleteGpadl."""
+        self.state.gpadls.discard(handle)
         return self.protocol.call(GPADL_DELETE, self._known_number(), handle)
 
     def map_gpadl(self, handle: int, *, read_only: bool) -> Call:
@@ -351,21 +398,3 @@ def _mdl_of(ranges: tuple[GpaRange, ...], read_only: bool) -> Mdl:
         head = Mdl(offset, count, pfns, flags, head)
     assert head is not None, "a packet with external data has a range"
     return head
-
-
-def status_of(returned: Any) -> NtStatus:
-    """What a callback's return value means."""
-    return NtStatus.SUCCESS if returned is None else NtStatus(returned)
-
-
-def run_callback(protocol: ClientProtocol, due: CallbackDue) -> None:
-    """Run a state callback where nothing can be awaited, and answer it. What it raises comes out, once answered."""
-    token = running_callback.set(due)
-    status = NtStatus.UNSUCCESSFUL
-    try:
-        status = status_of(due.call())
-    except (Refused, RequestFailed) as error:
-        status = error.status
-    finally:
-        running_callback.reset(token)
-        protocol.answer_callback(due, status)

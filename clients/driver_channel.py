@@ -13,10 +13,11 @@ from clients import requests
 from clients.calls import RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
-from clients.driver_calls import DriverCore
+from clients.driver_calls import DriverCore, Payload
 from clients.inbox import ReceivedPacket
 from clients.memory import Buffer
 from clients.requests import Completion
+from clients.verifier import Verifier
 from clients.vmbus import Packet
 from emulator.memory import Mdl
 from emulator.vmbus.channel_setup import ChannelSetup
@@ -122,6 +123,11 @@ class DriverChannel:
         return self._core.mmio_space()
 
     @property
+    def verifier(self) -> Verifier:
+        """What it reported, if the machine's configuration has it on; its reports are raised, too."""
+        return self._core.verifier
+
+    @property
     def outstanding(self) -> int:
         """Packets that were taken here and not completed."""
         return len(self._state.taken)
@@ -166,7 +172,7 @@ class DriverChannel:
     # ---- sending
 
     def submit(
-        self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: Payload, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> DriverSend:
         """Windows: VmbPacketSend. Checks the arguments now (raises Refused) and queues or sends; never waits.
 
@@ -177,7 +183,7 @@ class DriverChannel:
 
     def submit_with_external_mdl(
         self,
-        buffer: bytes,
+        buffer: Payload,
         mdl: Mdl | None,
         offset: int = 0,
         length: int = 0,
@@ -187,7 +193,7 @@ class DriverChannel:
         return self._submitted(self._core.submit_external_mdl(buffer, mdl, (offset, length), flags))
 
     def submit_with_external_pfns(
-        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: Payload, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> DriverSend:
         """Windows: VmbPacketSendWithExternalPfns, as ``submit``."""
         return self._submitted(self._core.submit_external_pfns(buffer, pfns, flags))
@@ -201,18 +207,19 @@ class DriverChannel:
 
         Cancelled meanwhile, the packet is cancelled (4.4).
         """
+        self._core.check_wait(sent)
         await self._connection.finish(sent)
-        return requests.completion(sent)
+        return self._core.finished(sent)
 
     async def send(
-        self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: Payload, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> Completion:
         """``submit`` and ``finish``."""
         return await self.finish(self.submit(buffer, mdl, flags=flags))
 
     async def send_with_external_mdl(
         self,
-        buffer: bytes,
+        buffer: Payload,
         mdl: Mdl | None,
         offset: int = 0,
         length: int = 0,
@@ -222,14 +229,14 @@ class DriverChannel:
         return await self.finish(self.submit_with_external_mdl(buffer, mdl, offset, length, flags))
 
     async def send_with_external_pfns(
-        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: Payload, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> Completion:
         """``submit_with_external_pfns`` and ``finish``."""
         return await self.finish(self.submit_with_external_pfns(buffer, pfns, flags))
 
     async def send_synchronous(
         self,
-        buffer: bytes,
+        buffer: Payload,
         mdl: Mdl | None = None,
         *,
         flags: int = SendFlags.WAIT_FOR_COMPLETION,

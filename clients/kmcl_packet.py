@@ -47,10 +47,17 @@ class VMBPACKET:
             raise Misuse(f"{doing}: this packet was freed, or never allocated or initialised (4.4)")
         return self.channel
 
+    def report_in_flight(self, doing: str) -> None:
+        """With the verifier, raise its report, which names the place of the send, too."""
+        if self.channel is not None:
+            verifier = self.channel.driver.verifier
+            verifier.report("4.4", f"{doing}: this packet is in flight", verifier.place_of(self))
+
     def check_ready(self, doing: str) -> VMBCHANNEL:
         """Its channel. Raises Misuse unless it can be sent now."""
         channel = self.owner(doing)
         if self.in_flight:
+            self.report_in_flight(doing)
             raise Misuse(f"{doing}: this packet is in flight; send it again from its completion routine or after (4.4)")
         if self.routine is None:
             raise Misuse(f"{doing}: an initialised packet needs a completion routine first (4.4)")
@@ -173,6 +180,7 @@ def VmbPacketFree(VmbPacket: VMBPACKET) -> None:
     """
     VmbPacket.owner("VmbPacketFree")
     if VmbPacket.in_flight:
+        VmbPacket.report_in_flight("VmbPacketFree")
         raise Misuse("VmbPacketFree: this packet is in flight; its completion routine may free it (4.4)")
     if not VmbPacket.is_allocated:
         raise Misuse(

@@ -24,6 +24,7 @@ Bytes = bytes | bytearray | memoryview
 def _send(packet: VMBPACKET, what: str, flags: int, start: Callable[[DriverChannel], Any]) -> None:
     channel = packet.check_ready(what)
     sent = start(channel.driver)
+    channel.driver.verifier.remember(packet)
     packet.in_flight = True
     packet.waits = bool(flags & VMBUS_CHANNEL_FORMAT_FLAG_WAIT_FOR_COMPLETION)
     channel.ends.watch(packet, sent)

@@ -17,7 +17,7 @@ from clients import network_calls, requests
 from clients.busy_poll import BUSY_POLL_SECONDS, BusyPoll
 from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
-from clients.driver_calls import run_callback
+from clients.driver_running import run_callback
 from clients.inbox import AddressState, EndState, OfferState
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol

@@ -11,11 +11,12 @@ from uuid import UUID
 from clients.calls import RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
-from clients.driver_calls import DriverCore
+from clients.driver_calls import DriverCore, Payload
 from clients.inbox import ReceivedPacket
 from clients.memory import Buffer
-from clients.requests import Completion, completion
+from clients.requests import Completion
 from clients.sync_vmbus import Packet
+from clients.verifier import Verifier
 from emulator.memory import Mdl
 from emulator.vmbus.channel_setup import ChannelSetup
 from emulator.vmbus.profile import Side
@@ -114,6 +115,11 @@ class DriverChannel:
         return self._core.mmio_space()
 
     @property
+    def verifier(self) -> Verifier:
+        """What it reported, if the machine's configuration has it on; its reports are raised, too."""
+        return self._core.verifier
+
+    @property
     def outstanding(self) -> int:
         """Packets that were taken here and not completed."""
         return len(self._state.taken)
@@ -158,7 +164,7 @@ class DriverChannel:
     # ---- sending
 
     def submit(
-        self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: Payload, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> DriverSend:
         """Windows: VmbPacketSend. Checks the arguments now (raises Refused) and queues or sends; never waits.
 
@@ -169,7 +175,7 @@ class DriverChannel:
 
     def submit_with_external_mdl(
         self,
-        buffer: bytes,
+        buffer: Payload,
         mdl: Mdl | None,
         offset: int = 0,
         length: int = 0,
@@ -179,7 +185,7 @@ class DriverChannel:
         return self._submitted(self._core.submit_external_mdl(buffer, mdl, (offset, length), flags))
 
     def submit_with_external_pfns(
-        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: Payload, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> DriverSend:
         """Windows: VmbPacketSendWithExternalPfns, as ``submit``."""
         return self._submitted(self._core.submit_external_pfns(buffer, pfns, flags))
@@ -193,16 +199,19 @@ class DriverChannel:
 
         Interrupted meanwhile, the packet is cancelled (4.4).
         """
+        self._core.check_wait(sent)
         self._connection.finish(sent)
-        return completion(sent)
+        return self._core.finished(sent)
 
-    def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
+    def send(
+        self, buffer: Payload, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
+    ) -> Completion:
         """``submit`` and ``finish``."""
         return self.finish(self.submit(buffer, mdl, flags=flags))
 
     def send_with_external_mdl(
         self,
-        buffer: bytes,
+        buffer: Payload,
         mdl: Mdl | None,
         offset: int = 0,
         length: int = 0,
@@ -212,14 +221,14 @@ class DriverChannel:
         return self.finish(self.submit_with_external_mdl(buffer, mdl, offset, length, flags))
 
     def send_with_external_pfns(
-        self, buffer: bytes, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
+        self, buffer: Payload, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
     ) -> Completion:
         """``submit_with_external_pfns`` and ``finish``."""
         return self.finish(self.submit_with_external_pfns(buffer, pfns, flags))
 
     def send_synchronous(
         self,
-        buffer: bytes,
+        buffer: Payload,
         mdl: Mdl | None = None,
         *,
         flags: int = SendFlags.WAIT_FOR_COMPLETION,
@@ -241,7 +250,7 @@ class DriverChannel:
                 self._connection.protocol.abandon(sent)
                 self._connection.flush()
                 raise self._core.timed_out(seconds)
-            got = completion(sent)
+            got = self._core.finished(sent)
         except RequestFailed as error:
             raise self._core.synchronous_failure(error) from None
         return self._core.fitted(got, completion_bytes)

@@ -123,6 +123,8 @@ CLIENT_SHARED = (
     "clients.filter_calls",
     "clients.connection_calls",
     "clients.driver_calls",
+    "clients.driver_running",
+    "clients.verifier",
 )
 CLIENT_SYNC = (
     "clients.sync",
