@@ -112,7 +112,7 @@ class MachineRequests:
             self._machines.append(machine)
             machine.attached_sessions.add(session)
             number = len(self._machines)
-        if machine.names_profile:
+        if machine.profile_name is not None:
             document = json.dumps({"kmcl": plain(machine.profile.kmcl), "channel": plain(machine.profile.limits)})
             session.put(encode_notification(MACHINE_PROFILE, number, document))
         for paged_out in _portions(machine.paged_out.pfns()):

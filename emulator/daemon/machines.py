@@ -37,7 +37,7 @@ class Machine:
         self.name = name
         self.limits = config.limits
         self.profile = config.channel_profile(settings)
-        self.names_profile = settings.profile is not None
+        self.profile_name = settings.profile
         self.file = file
         self.memory = self.file.memory
         self.pages = PageAllocator(self.memory.page_count)
@@ -207,6 +207,7 @@ class Machine:
         """What ``vmbusctl machines`` shows."""
         return {
             "machine": self.name,
+            "profile": self.profile_name,
             "state": "failed" if self.failure else "running",
             "failure": self.failure,
             "memory_bytes": self.memory.byte_count,

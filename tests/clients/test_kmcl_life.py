@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -36,6 +37,7 @@ from clients.kmcl import (
     VmbChannelSetPointer,
     VmbChannelStart,
     VmbPacketSend,
+    VmbPacketSetCompletionRoutine,
     VmbServerChannelInitSetMmioMegabytes,
     VmbServerChannelInitSetTargetVtl,
 )
@@ -358,3 +360,57 @@ async def test_4_4_each_packet_ends_once_however_often_the_channel_comes_and_goe
         await client.until(lambda: (STATUS_SUCCESS, b"the last") in client.ends)
         assert len(client.ends) == 6 * 7 + 1
         assert len(set(map(id, client.ended))) == len(client.ended)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in a group, and in groups in it."""
+    return (
+        [each for part in error.exceptions for each in leaves(part)]
+        if isinstance(error, BaseExceptionGroup)
+        else [error]
+    )
+
+
+@pytest.mark.parametrize("where", ["opened", "packet", "completion"])
+async def test_an_exception_of_a_drivers_own_comes_out_as_it_is(tmp_path: Path, where: str) -> None:
+    def crash(*arguments: object) -> NtStatus:
+        raise ZeroDivisionError("the driver's own mistake")
+
+    async def run() -> None:
+        async with drivers(tmp_path) as pair:
+            if where == "opened":
+                pair.client.callbacks.EvtChannelOpened = crash
+            elif where == "packet":
+                pair.server.answer = crash
+            pair.server.initialise()
+            pair.client.initialise()
+            await pair.server.enable()
+            await pair.client.enable()
+            packet = pair.client.packet()
+            if where == "completion":
+                VmbPacketSetCompletionRoutine(packet, crash)  # type: ignore[arg-type] # what it returns does not matter
+            good(VmbPacketSend(packet, b"x", 1, None, WAIT))
+            await trio.sleep(PATIENCE_SECONDS)
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await run()
+    assert [type(each) for each in leaves(raised.value)] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("modes", [("hosted", "hosted"), ("direct", "direct")])
+@pytest.mark.windows("EvtVmbPacketCompletionRoutine", "VmbChannelDisable", "VmbChannelEnable")
+async def test_a_driver_whose_daemon_is_gone_gets_its_packets_back(tmp_path: Path, modes: tuple[str, str]) -> None:
+    async with drivers(tmp_path, modes) as pair:
+        pair.server.answer = None
+        await pair.open()
+        good(VmbPacketSend(pair.client.packet(), b"x", 1, None, WAIT))
+        await pair.server.until(lambda: len(pair.server.packets) == 1)
+        pair.client.device.machine.connection._sock.shutdown(socket.SHUT_RDWR)
+        await pair.client.until(lambda: len(pair.client.ends) == 1)
+        assert pair.client.ends == [(NtStatus.DEVICE_REMOVED, None)]
+        assert await VmbChannelEnable(pair.client.channel) is NtStatus.DEVICE_REMOVED
+        await VmbChannelDisable(pair.client.channel)
+        await VmbChannelCleanup(pair.client.channel)
+        # The server's end lives on, and is told.
+        VmbChannelPacketComplete(pair.server.packets[0][0], None, 0)
+        await pair.server.called("suspend", "closed")
