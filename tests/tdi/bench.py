@@ -37,13 +37,12 @@ from emulator.tdi.handlers import Answer
 from emulator.tdi.irp import Irp, MdlBuffer, build_send_datagram
 from emulator.tdi.layout import Arch
 from emulator.tdi.profile import SEGMENT_PROVIDER, UDP_PROVIDER, Profile, SegmentProfile
-from emulator.tdi.raw import RawParameters
 from emulator.tdi.receive_side import build_set_event_handler
 from emulator.tdi.receives import Arrived, ReceivedDatagram, build_receive_datagram
 from emulator.tdi.segment import Segment
 from emulator.tdi.structures import SocketAddress, parse_transport_address_untrusted
 from emulator.tdi.transport import OpenOutcome, Transport
-from tests.tdi.raw_form import as_bytes
+from tests.tdi.raw_form import RawForm, as_bytes
 
 SHARED = ShareAccess.READ | ShareAccess.WRITE
 NETWORKS = ("udp", "lan")
@@ -54,8 +53,6 @@ class Bench:
     """See the module's docstring. ``provider`` settings replace those of the network under test."""
 
     form = "objects"
-    sent_as_bytes = 0
-    """How many sends went in as bytes."""
 
     def __init__(self, network: str, *, segment: SegmentProfile | None = None, **provider: Any) -> None:
         self.network = network
@@ -70,6 +67,8 @@ class Bench:
         self.other_port = self.segment.attach("vm2")
         udp = replace(UDP_PROVIDER, **provider) if network == "udp" else UDP_PROVIDER
         self.transport = Transport(ME, Profile(udp=udp), {"lan": self.port})
+        self.raw: dict[Irp, RawForm] = {}
+        """The requests that went in as bytes."""
         self.completions: list[Complete] = []
         self.deliveries: list[Deliver] = []
         self.asked: list[Ask] = []
@@ -178,10 +177,15 @@ class Bench:
 
     def submit(self, irp: Irp) -> Irp:
         """Submit a send, in the form under test: as objects, or as the bytes a client of either kind builds."""
-        if self.form != "objects":
-            as_bytes(irp, Arch[self.form.upper()])
-            self.sent_as_bytes += isinstance(irp.parameters, RawParameters)
+        self.in_form(irp)
         self.perform(self.transport.send_datagram(irp, self.now))
+        return irp
+
+    def in_form(self, irp: Irp) -> Irp:
+        """The request, in the form under test."""
+        raw = as_bytes(irp, Arch[self.form.upper()]) if self.form != "objects" else None
+        if raw is not None:
+            self.raw[irp] = raw
         return irp
 
     def send(self, handle: int, data: bytes = b"hello", destination: SocketAddress | bytes | None = None) -> Irp:
@@ -189,13 +193,13 @@ class Bench:
 
     def post(self, handle: int, buffer: MdlBuffer | int | None = 100, **wanted: Any) -> Irp:
         """A receive, submitted."""
-        irp = build_receive_datagram(handle, buffer, **wanted)
+        irp = self.in_form(build_receive_datagram(handle, buffer, **wanted))
         self.perform(self.transport.submit(irp, self.now))
         return irp
 
     def set_handler(self, handle: int, event: int, function: int = 1, context: int = 0) -> Irp:
         """A handler set (or with function 0 cleared)."""
-        irp = build_set_event_handler(handle, event, function, context)
+        irp = self.in_form(build_set_event_handler(handle, event, function, context))
         self.perform(self.transport.submit(irp, self.now))
         return irp
 
@@ -207,6 +211,8 @@ class Bench:
     def received(self, irp: Irp) -> ReceivedDatagram:
         """What a completed receive brought."""
         assert isinstance(irp.returned, ReceivedDatagram)
+        if irp in self.raw:
+            self.raw[irp].check(irp)
         return irp.returned
 
     def broken_rules(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +15,16 @@ from emulator.tdi.irp import Irp, IrpState, MdlBuffer
 from emulator.tdi.receives import Arrived, build_receive_datagram
 from emulator.tdi.structures import SocketAddress, pack_transport_address
 from tests.tdi.bench import ME, NETWORKS, Bench
+from tests.tdi.raw_form import FORMS
+
+
+@pytest.fixture(autouse=True, scope="module", params=FORMS)
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every rule here is tried with requests of objects and of bytes, for both kinds of client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "form", request.param)
+        yield
+
 
 both = pytest.mark.parametrize("network", NETWORKS)
 NORMAL, CHAINED = EventType.RECEIVE_DATAGRAM, EventType.CHAINED_RECEIVE_DATAGRAM

@@ -153,6 +153,15 @@ def test_too_few_bytes_are_no_stack_location() -> None:
         raw_irp(1, bytes(36), Arch.X64, Driver("udp", Arch.X64).memory)
 
 
+@pytest.mark.parametrize("form", ["x64", "x86"])
+def test_the_suite_in_bytes_really_submits_bytes(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bench, "form", form)
+    bench = Bench("lan")
+    handle = bench.open()
+    irps = [bench.send(handle, b"x"), bench.post(handle), bench.set_handler(handle, 4)]
+    assert set(bench.raw) == set(irps)
+
+
 @archs
 def test_cr1_what_a_create_says_beside_its_attributes(arch: Arch) -> None:
     location = builders.create(arch, 51, ShareAccess.READ | ShareAccess.WRITE)

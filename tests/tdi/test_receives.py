@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,16 @@ from emulator.tdi.irp import ConnectionInformation, Irp, IrpState, MdlBuffer
 from emulator.tdi.receives import Arrived, ReturnInformation, build_receive_datagram
 from emulator.tdi.structures import SocketAddress, pack_transport_address
 from tests.tdi.bench import NETWORKS, Bench
+from tests.tdi.raw_form import FORMS
+
+
+@pytest.fixture(autouse=True, scope="module", params=FORMS)
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every rule here is tried with requests of objects and of bytes, for both kinds of client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "form", request.param)
+        yield
+
 
 both = pytest.mark.parametrize("network", NETWORKS)
 SUCCESS, OVERFLOW = NtStatus.SUCCESS, NtStatus.BUFFER_OVERFLOW

@@ -30,7 +30,7 @@ FAMILIES = {
 """The rules: create, cleanup and close, completion, sends, receives and handlers, queries, connections, options and
 controls, traps."""
 
-FINISHED = {"CR", "CL", "P", "S", "R", "Q", "C", "O", "T"}
+FINISHED = set(FAMILIES)
 
 # VMBus has rules of its own by some of these letters: only these places are about TDI.
 PLACES = (
