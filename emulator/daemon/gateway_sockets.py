@@ -7,7 +7,8 @@ medium may do.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ import trio
 
 from emulator.daemon.log import logger
 from emulator.daemon.trains import send_burst
-from emulator.daemon.udp import UdpSocket
+from emulator.daemon.udp import Arrived, UdpSocket
 from emulator.tdi.effects import Effect, SendOutside
 from emulator.tdi.structures import SocketAddress
 
@@ -31,17 +32,18 @@ class GatewayUnusable(Exception):
 
 
 class _Entry(NamedTuple):
+    segment: str
     gateway: Gateway
     number: int
     opened: UdpSocket
 
 
 class GatewaySockets:
-    """All of them. ``hand_out`` does with the effects of a segment what they ask."""
+    """All of them. ``work`` does what a segment has to do, by its name, and what that means."""
 
-    def __init__(self, receive_bytes: int, hand_out: Callable[[Iterable[Effect]], None]) -> None:
+    def __init__(self, receive_bytes: int, work: Callable[[str, Callable[[], list[Effect]]], None]) -> None:
         self._receive_bytes = receive_bytes
-        self._hand_out = hand_out
+        self._work = work
         self._entries: dict[tuple[str, int], _Entry] = {}
         self._by_descriptor: dict[int, _Entry] = {}
         self._leaving: list[SendOutside] = []
@@ -56,7 +58,7 @@ class GatewaySockets:
             except OSError as error:
                 text = f"the gateway of segment {segment} cannot have {port.outside}: {error.strerror}"
                 raise GatewayUnusable(f"{text}; free it, or change segments.{segment}.gateway") from None
-            entry = _Entry(gateway, number, opened)
+            entry = _Entry(segment, gateway, number, opened)
             self._entries[segment, number] = entry
             self._by_descriptor[opened.socket.fileno()] = entry
             self._epoll.register(opened.socket.fileno(), select.EPOLLIN)
@@ -93,12 +95,8 @@ class GatewaySockets:
             pump()
 
     def _take(self, entry: _Entry) -> None:
-        now = trio.current_time()
-        effects: list[Effect] = []
-        for source, _, datagrams in entry.opened.receive():
-            effects += entry.gateway.came_in_many(entry.number, source, datagrams, now)
-        # With delays nothing has to be done now, but there may be a new deadline.
-        self._hand_out(effects)
+        # With delays nothing comes of it now, but there may be a new deadline.
+        self._work(entry.segment, partial(_came_in, entry, entry.opened.receive(), trio.current_time()))
 
     def close_segment(self, segment: str) -> None:
         """A segment is gone: its host addresses are free."""
@@ -115,6 +113,13 @@ class GatewaySockets:
         for entry in self._entries.values():
             entry.opened.close()
         self._entries.clear()
+
+
+def _came_in(entry: _Entry, arrived: list[Arrived], now: float) -> list[Effect]:
+    effects: list[Effect] = []
+    for source, _, datagrams in arrived:
+        effects += entry.gateway.came_in_many(entry.number, source, datagrams, now)
+    return effects
 
 
 def _send(entry: _Entry, destination: SocketAddress, datagrams: list[bytes]) -> None:

@@ -7,7 +7,8 @@ a machine is handed to the machine, which is what ends when something goes wrong
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -49,7 +50,8 @@ class Segments:
         self._settings = dict(config.segments)
         self._segments = {name: _made(name, settings, config) for name, settings in config.segments.items()}
         self._members: dict[str, Member] = {}
-        self._gateways = GatewaySockets(config.udp.receive_buffer_bytes, self._hand_out)
+        self._failed: set[str] = set()
+        self._gateways = GatewaySockets(config.udp.receive_buffer_bytes, self._work)
         self._nearest: float | None = None
         self._nearer = trio.Event()
         self._pump: Callable[[], None] = lambda: None
@@ -105,6 +107,8 @@ class Segments:
             self._look(port.segment)
 
     def _look(self, segment: Segment) -> None:
+        if segment.name in self._failed:
+            return
         due = segment.next_deadline()
         if due is not None and (self._nearest is None or due < self._nearest):
             self._nearest = due
@@ -112,24 +116,41 @@ class Segments:
 
     def _hand_out(self, effects: Iterable[Effect]) -> None:
         """Give every machine what is for it, and send on what leaves."""
-        for_machine: dict[Member | None, list[Effect]] = {}
+        work: list[tuple[Member | None, list[Effect]]] = []
         for effect in effects:
             if isinstance(effect, SendOutside):
                 self._gateways.send(effect)
-            else:
-                member = self._members.get(getattr(effect, "machine", ""))
-                for_machine.setdefault(member, []).append(effect)
-        # What names no machine any machine can do.
-        anyones = for_machine.pop(None, [])
-        anyone = next(iter(for_machine), None) or next(iter(self._members.values()), None)
-        if anyones and anyone is not None:
-            anyone.perform(anyones)
-        for member, work in for_machine.items():
-            if member is not None:
-                member.perform(work)
+                continue
+            member = self._members.get(getattr(effect, "machine", ""))
+            if not work or (member is not None and member is not work[-1][0]):
+                work.append((member, []))
+            # What names no machine any machine can do, in its place among the others.
+            work[-1][1].append(effect)
+        for member, portion in work:
+            anyone = member or next(iter(self._members.values()), None)
+            if anyone is not None:
+                anyone.perform(portion)
         self._gateways.flush()
         for segment in self._segments.values():
             self._look(segment)
+
+    def _work(self, name: str, work: Callable[[], list[Effect]]) -> None:
+        """Do what a segment has to do, and what that means.
+
+        A fault in it ends the segment, and with it the machines on it: none of them would be what it was.
+        """
+        if name in self._failed:
+            return
+        try:
+            effects = work()
+        except Exception as error:  # noqa: BLE001 -- the daemon and its other machines go on
+            self._failed.add(name)
+            self._log.error("segment.failed", segment=name, exc_info=error)
+            for machine in self._segments[name].describe()["machines"]:
+                if machine in self._members:
+                    self._members[machine].perform(_raising(error))
+        else:
+            self._hand_out(effects)
 
     # ---- tasks
 
@@ -165,7 +186,8 @@ class Segments:
 
     def _poll(self) -> None:
         now = trio.current_time()
-        self._hand_out([effect for segment in self._segments.values() for effect in segment.poll(now)])
+        for name, segment in self._segments.items():
+            self._work(name, partial(segment.poll, now))
 
     def close(self) -> None:
         """The daemon stops."""
@@ -205,6 +227,15 @@ class Segments:
         if problems:
             raise Refused(NtStatus.INVALID_PARAMETER, f"segment {name}: {'; '.join(problems)}"[:900])
         return settings
+
+
+def _raising(error: Exception) -> Iterator[Effect]:
+    """Effects that cannot be had, for a machine to fail with as with a fault of its own."""
+
+    def fail() -> Effect:
+        raise error
+
+    return iter(fail, None)
 
 
 def _made(name: str, settings: SegmentConfig, config: Config) -> Segment:
