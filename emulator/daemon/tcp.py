@@ -115,6 +115,9 @@ class TcpStreams:
         """The machine ends."""
         for key in list(self._streams):
             self._close(key, abort=True)
+        if not self._epoll.closed:
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+            self._epoll.close()
 
     def _add(self, stream: _Stream) -> None:
         self._streams[stream.key] = stream
@@ -269,14 +272,17 @@ class TcpStreams:
 
     async def run(self, pump: Callable[[], None]) -> None:
         """Serve the sockets for as long as the machine lives. ``pump`` sends on what they brought."""
-        with self._epoll:
-            while True:
+        while not self._epoll.closed:
+            try:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for descriptor, events in self._epoll.poll(0, READY_SOCKETS):
-                    stream = self._by_descriptor.get(descriptor)
-                    if stream is not None:
-                        self._serve(stream, events)
-                pump()
+                ready = self._epoll.poll(0, READY_SOCKETS)
+            except (trio.ClosedResourceError, ValueError):
+                return  # the machine has ended
+            for descriptor, events in ready:
+                stream = self._by_descriptor.get(descriptor)
+                if stream is not None:
+                    self._serve(stream, events)
+            pump()
 
     def _serve(self, stream: _Stream, events: int) -> None:
         if stream.holds:

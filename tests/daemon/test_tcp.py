@@ -22,11 +22,13 @@ from clients import (
     TdiEvent,
     connect,
 )
+from emulator.config import Config
 from emulator.status import NtStatus
 from emulator.tdi.constants import QueryType
 from emulator.tdi.constants import SendFlags as TdiSendFlags
+from tests.daemon.raw import served
 from tests.endtoend.test_connections import both, read_on
-from tests.support.processes import start_daemon, start_process
+from tests.support.processes import start_process
 from tests.support.tools import TOOLS, require_tool
 
 LOOPBACK = ("127.0.0.1", 0)
@@ -36,7 +38,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 @asynccontextmanager
 async def on_tcp(tmp_path: Path) -> AsyncIterator[tuple[Connection, Address]]:
     """A daemon, and an address object on its TCP device; the ordinary programs' sockets are closed with it."""
-    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
+    async with served(tmp_path, Config()) as (_, path), connect(path) as attached:
         machine = await attached.machine("vm1")
         try:
             yield attached, await machine.open_address(LOOPBACK, network="tcp")
