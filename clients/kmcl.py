@@ -30,7 +30,7 @@ A driver begins so::
     Channel: Out[VMBCHANNEL] = Out()
     Status = Kmcl.VmbChannelAllocate(Device, False, Channel)
 
-``docs/windows-names.md`` lists every documented name with what stands for it in Python.
+``docs/porting-kmcl.md`` says more; ``docs/windows-names.md`` lists every name with what stands for it in Python.
 """
 
 from __future__ import annotations

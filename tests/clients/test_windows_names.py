@@ -42,6 +42,7 @@ def by_name(entry: Documented) -> str:
 
 @pytest.mark.parametrize("entry", ALL, ids=by_name)
 def test_a_documented_name_has_its_documented_arguments(entry: Documented) -> None:
+    assert kmcl_name(entry.name) in clients.kmcl.__all__
     arguments = [name for name in inspect.signature(what_calls(entry)).parameters if name != "self"]
     assert tuple(arguments) == entry.arguments
 
