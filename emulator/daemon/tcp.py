@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from emulator.daemon.udp import status_of
+from emulator.daemon.udp_sockets import route_source
 from emulator.status import NtStatus
 from emulator.tdi.effects import AcceptStreams, BindStream, CloseStream, ConnectStream, Effect, StreamChanged
 from emulator.tdi.structures import SocketAddress
@@ -27,6 +28,8 @@ READY_SOCKETS = 64
 READS_PER_TURN = 4
 # Who has connected and waits for somebody to listen; the host refuses more, or lets them try again.
 BACKLOG = 128
+# A port the host chose for one address may be taken at another: so often another one is tried.
+PORT_TRIES = 8
 _IN, _OUT, _ERROR, _HANG_UP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -45,9 +48,12 @@ def stream_status(number: int) -> NtStatus:
 
 
 class _Stream:
-    """One socket. ``mask`` is what it is registered for in the epoll; None where it is not."""
+    """One socket. ``mask`` is what it is registered for in the epoll; None where it is not.
 
-    __slots__ = ("connecting", "holds", "key", "listening", "mask", "socket")
+    ``others`` are a holder's sockets on further addresses, same port and key.
+    """
+
+    __slots__ = ("connecting", "holds", "key", "listening", "mask", "others", "socket")
 
     def __init__(self, key: int, sock: socket.socket, *, holds: bool, connecting: bool = False) -> None:
         self.key = key
@@ -56,6 +62,11 @@ class _Stream:
         self.connecting = connecting
         self.listening = False
         self.mask: int | None = None
+        self.others: list[_Stream] = []
+
+    def all(self) -> list[_Stream]:
+        """This one and the others."""
+        return [self, *self.others]
 
 
 def _new_socket(local: SocketAddress) -> socket.socket:
@@ -66,6 +77,26 @@ def _new_socket(local: SocketAddress) -> socket.socket:
     # A port is free again at once after its connections, and its connections may go out from it.
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return made
+
+
+def _bound_socket(local: SocketAddress) -> socket.socket:
+    made = _new_socket(local)
+    try:
+        made.bind(tuple(local))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _beside(holder: _Stream, remote: SocketAddress) -> _Stream:
+    """The one of a holder's sockets whose address the host would send from."""
+    if holder.others:
+        source = route_source(remote)
+        for each in holder.all():
+            if each.socket.getsockname()[0] == source:
+                return each
+    return holder
 
 
 def _socket_address(name: Any) -> SocketAddress:
@@ -88,15 +119,23 @@ class TcpStreams:
     # ---- what the transport asks
 
     def bind(self, wanted: BindStream) -> SocketAddress:
-        """Take a port; what it is. Raises OSError."""
-        made = _new_socket(wanted.local)
-        try:
-            made.bind(tuple(wanted.local))
-        except OSError:
-            made.close()
-            raise
-        self._add(_Stream(wanted.key, made, holds=True))
-        return _socket_address(made.getsockname())
+        """Take a port, at every address that is wanted; what it is. Raises OSError."""
+        for tries_left in reversed(range(PORT_TRIES)):
+            holder = _Stream(wanted.key, _bound_socket(wanted.local), holds=True)
+            local = _socket_address(holder.socket.getsockname())
+            try:
+                for host in wanted.also:
+                    other = _bound_socket(SocketAddress(host, local.port))
+                    holder.others.append(_Stream(wanted.key, other, holds=True))
+            except OSError as error:
+                for each in holder.all():
+                    each.socket.close()
+                if wanted.local.port or error.errno != errno.EADDRINUSE or not tries_left:
+                    raise
+            else:
+                break
+        self._add(holder)
+        return local
 
     def perform(self, effect: AcceptStreams | ConnectStream | StreamChanged | CloseStream) -> list[Effect]:
         """Do one thing for one socket; what came of it."""
@@ -121,17 +160,19 @@ class TcpStreams:
 
     def _add(self, stream: _Stream) -> None:
         self._streams[stream.key] = stream
-        self._by_descriptor[stream.socket.fileno()] = stream
+        for each in stream.all():
+            self._by_descriptor[each.socket.fileno()] = each
 
     def _close(self, key: int, *, abort: bool) -> None:
         stream = self._streams.pop(key, None)
         if stream is None:
             return
-        self._want(stream, None)
-        del self._by_descriptor[stream.socket.fileno()]
-        if abort:
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        stream.socket.close()
+        for each in stream.all():
+            self._want(each, None)
+            del self._by_descriptor[each.socket.fileno()]
+            if abort:
+                each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            each.socket.close()
 
     def _want(self, stream: _Stream, mask: int | None) -> None:
         """Be told of these events of a socket, or of none at all."""
@@ -152,13 +193,16 @@ class TcpStreams:
         stream = self._streams.get(key)
         if stream is None:
             return []
-        if not stream.listening and self._device.wants_accept(key):
-            try:
-                stream.socket.listen(BACKLOG)
-            except OSError as error:
-                return self._device.listen_failed(key, stream_status(error.errno or 0), error.strerror or str(error))
-            stream.listening = True
-        self._want(stream, _IN if stream.listening and self._device.wants_accept(key) else None)
+        wanted = self._device.wants_accept(key)
+        for each in stream.all():
+            if wanted and not each.listening:
+                try:
+                    each.socket.listen(BACKLOG)
+                except OSError as error:
+                    status, why = stream_status(error.errno or 0), error.strerror or str(error)
+                    return self._device.listen_failed(key, status, why)
+                each.listening = True
+            self._want(each, _IN if wanted and each.listening else None)
         return []
 
     def _accept(self, stream: _Stream) -> Iterable[Effect]:
@@ -190,7 +234,7 @@ class TcpStreams:
         stream = _Stream(wanted.key, made, holds=False, connecting=True)
         self._add(stream)
         try:
-            self._bind_beside(made, holder)
+            self._bind_beside(made, _beside(holder, wanted.remote))
             made.connect(tuple(wanted.remote))
         except BlockingIOError:
             self._want(stream, _OUT)

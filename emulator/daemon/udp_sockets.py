@@ -57,10 +57,10 @@ class _Group:
         """The socket a datagram leaves by: the one on the address the host's routes select (S22)."""
         if not self.by_host:
             return self.first
-        return self.by_host.get(_route_source(destination), self.first)
+        return self.by_host.get(route_source(destination), self.first)
 
 
-def _route_source(destination: SocketAddress) -> str:
+def route_source(destination: SocketAddress) -> str:
     """The own address the host would send from."""
     family = socket.AF_INET6 if ":" in destination.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:

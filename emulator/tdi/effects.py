@@ -166,13 +166,14 @@ class Violation(NamedTuple):
 
 
 class BindStream(NamedTuple):
-    """Bind a real TCP socket to ``local`` (port 0: any free one), which does not listen yet.
+    """Bind a real TCP socket to ``local`` (port 0: any free one), which does not listen yet; and to the hosts ``also``.
 
     Answer with ``stream_bound`` or ``stream_failed`` before any other call.
     """
 
     key: int
     local: SocketAddress
+    also: tuple[str, ...] = ()
 
 
 class AcceptStreams(NamedTuple):

@@ -44,11 +44,12 @@ TCP_DEVICE_NAME = "\\Device\\Tcp"
 class _Holder:
     """One bound socket: who is open on it, and whether it listens."""
 
-    __slots__ = ("bound", "key", "listens", "users")
+    __slots__ = ("also", "bound", "key", "listens", "users")
 
-    def __init__(self, key: int, bound: SocketAddress) -> None:
+    def __init__(self, key: int, bound: SocketAddress, also: tuple[str, ...]) -> None:
         self.key = key
         self.bound = bound
+        self.also = also
         self.users: list[AddressObject] = []
         self.listens = False
 
@@ -97,18 +98,28 @@ class TcpDevice(Device):
         """With a BindStream for the first object on a socket, at once for any further one."""
         if self._pending is not None:
             raise Misuse("the last BindStream has not been answered with stream_bound or stream_failed yet")
-        host = self.own_interface(local.host, host_facts_untrusted(local.host).version)
-        self.check_open(local, share, allowed=host is not None)
-        assert host is not None, "check_open refuses what is not allowed"
+        hosts = self._hosts_to_bind(local.host)
+        self.check_open(local, share, allowed=bool(hosts))
         address = AddressObject(handle, owner, self.network, local, shared=share.is_shared)
-        bound = SocketAddress(host, local.port)
+        bound = SocketAddress(hosts[0], local.port)
         holder = self._by_bound.get(bound)
         if holder is not None:
             self._join(holder, address)
             return address, ()
-        holder = _Holder(self._new_key(), bound)
+        # What another holder of this machine has at that port stays there.
+        also = tuple(host for host in hosts[1:] if SocketAddress(host, local.port) not in self._by_bound)
+        holder = _Holder(self._new_key(), bound, also)
         self._pending = holder, address
-        return address, (BindStream(holder.key, bound),)
+        return address, (BindStream(holder.key, bound, also),)
+
+    def _hosts_to_bind(self, wanted: str) -> tuple[str, ...]:
+        """The real addresses for a wanted one: all of its family for a wildcard; none when this machine may not."""
+        facts = host_facts_untrusted(wanted)
+        if any(own.text == facts.text for own in self._locals):
+            return (facts.text,)
+        if not facts.is_wildcard:
+            return ()
+        return tuple(own.text for own in self._locals if own.version == facts.version)
 
     def _join(self, holder: _Holder, address: AddressObject) -> None:
         holder.users.append(address)
@@ -127,7 +138,8 @@ class TcpDevice(Device):
         holder.bound = canonical_untrusted(actual)
         address.local = SocketAddress(address.local.host, actual.port)
         self._holders[key] = holder
-        self._by_bound[holder.bound] = holder
+        for host in (holder.bound.host, *holder.also):
+            self._by_bound[SocketAddress(host, actual.port)] = holder
         self._join(holder, address)
         return address
 
@@ -144,7 +156,8 @@ class TcpDevice(Device):
         if holder.users:
             return []
         del self._holders[holder.key]
-        del self._by_bound[holder.bound]
+        for host in (holder.bound.host, *holder.also):
+            del self._by_bound[SocketAddress(host, holder.bound.port)]
         return [CloseStream(holder.key, abort=False)]
 
     # Offers.

@@ -22,7 +22,7 @@ from clients import (
     TdiEvent,
     connect,
 )
-from emulator.config import Config
+from emulator.config import Config, UdpConfig
 from emulator.status import NtStatus
 from emulator.tdi.constants import QueryType
 from emulator.tdi.constants import SendFlags as TdiSendFlags
@@ -386,6 +386,56 @@ async def test_an_address_that_listens_can_connect_too(tmp_path: Path) -> None:
                 await out.send(b"from the same port")
                 assert await incoming.receive_some() == b"from the same port"
         await stream.aclose()
+
+
+async def test_a_wildcard_listens_on_every_own_address_and_connects_from_the_right_one(tmp_path: Path) -> None:
+    config = Config(udp=UdpConfig(bind=("127.0.0.1", "127.0.0.2", "::1")))
+    async with served(tmp_path, config) as (_, path), connect(path) as attached:
+        machine = await attached.machine("vm1")
+        address = await machine.open_address(("0.0.0.0", 0), network="tcp")
+        assert address.local[0] == "0.0.0.0"
+        port = address.local[1]
+        for host in ("127.0.0.1", "127.0.0.2"):
+            endpoint = await address.open_connection()
+
+            async def knock(host: str = host) -> None:
+                await address.query(QueryType.ADDRESS_INFO)
+                _plain.append(await trio.open_tcp_stream(host, port))
+
+            await both(endpoint.listen, knock)
+        other = await machine.open_address(("127.0.0.2", 0), network="tcp")
+        there = await other.open_connection()
+        seen: list[tuple[str, int]] = []
+
+        async def listen() -> None:
+            seen.append((await there.listen()).address)
+
+        async def call() -> None:
+            await address.connect(other.local)
+
+        await both(listen, call)
+        assert seen == [("127.0.0.1", port)]
+        six = await machine.open_address(("::1", 0), network="tcp")
+        with pytest.raises(RequestFailed) as family:
+            await six.connect(other.local)
+        assert family.value.status is NtStatus.INVALID_ADDRESS
+        while _plain:
+            await _plain.pop().aclose()
+
+
+async def test_over_ip_version_6(tmp_path: Path) -> None:
+    async with served(tmp_path, Config()) as (_, path), connect(path) as attached:
+        near = await (await attached.machine("vm1")).open_address(("::1", 0), network="tcp")
+        far = await (await attached.machine("vm2")).open_address(("::", 0), network="tcp")
+        there = await far.open_connection()
+
+        async def call() -> None:
+            here = await near.connect(("::1", far.local[1]))
+            await here.send(b"six")
+
+        await both(there.listen, call)
+        assert there.peer == near.local
+        assert await there.receive() == b"six"
 
 
 async def test_c21_c10_what_tcp_has_no_place_for_is_refused(tmp_path: Path) -> None:
