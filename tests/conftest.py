@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.installed import install
 from tests.support.tools import in_ci, missing_tools
 
 # A deadline would time the machine, not the code. An automatic run draws the same examples every time, so that a change
@@ -13,6 +17,12 @@ settings.register_profile(
     "ci", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci" if in_ci() else "dev")
+
+
+@pytest.fixture(scope="session")
+def installed_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the package installed as the image and the docs have it; made when a test first wants it."""
+    return install(tmp_path_factory.mktemp("installed"))
 
 
 def pytest_report_header() -> list[str]:
