@@ -103,6 +103,8 @@ class NetworkRequests:
     ) -> tuple[Any, ...] | None:
         end = self._find(address)
         each = struct.unpack(f"<{len(lengths) // 4}I", lengths)
+        if not each:
+            raise Refused(NtStatus.INVALID_PARAMETER, "a burst has at least one datagram")
         if sum(each) != len(data):
             raise PeerViolation(f"address {address}: the lengths of a burst say {sum(each)} bytes, not {len(data)}")
         cost = len(data) + PACKET_OVERHEAD_BYTES * len(each)

@@ -24,6 +24,8 @@ from emulator.tdi.structures import SocketAddress
 LARGEST_DATAGRAM = 65_536
 # Datagrams taken in one turn before other sockets get theirs, and late errors in one go.
 DRAIN_DATAGRAMS = 128
+# As many of them when they come as trains, where one call brings up to 64.
+DRAIN_TRAINED = 1_024
 DRAIN_ERRORS = 64
 # What the kernel takes as one train: so many datagrams, so many bytes with one IPv4 header around them all.
 TRAIN_DATAGRAMS = 64
@@ -206,6 +208,7 @@ class UdpSocket:
         arrived: list[Arrived] = []
         run: list[bytes] = []
         last: tuple[str | int, ...] | None = None
+        in_trains = 0
         receive = self.socket.recvmsg_into
         for _ in range(DRAIN_DATAGRAMS):
             try:
@@ -227,7 +230,8 @@ class UdpSocket:
             each = each or max(size, 1)
             train = [bytes(_buffer[at : min(at + each, size)]) for at in range(0, max(size, 1), each)]
             arrived.append(Arrived(self._sources.get(name) or self._source(name), destination, train))
-            if len(arrived) * TRAIN_DATAGRAMS >= DRAIN_DATAGRAMS * 8:
+            in_trains += len(train)
+            if in_trains >= DRAIN_TRAINED:
                 break
         return arrived
 

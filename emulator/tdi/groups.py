@@ -33,7 +33,10 @@ class SendOptions:
     multicast_interface: str | None = None
     """The machine's own address on the interface multicasts leave by; None is the first. Windows: AO_OPTION_MCASTIF."""
     multicast_loop: bool = True
-    """Whether the machine itself gets its multicasts (S25). Windows: AO_OPTION_MCASTLOOP."""
+    """Whether the machine itself gets its multicasts (S25). Windows: AO_OPTION_MCASTLOOP.
+
+    What leaves by a real loopback interface comes back in any case: that is what the interface does.
+    """
     broadcast: bool = True
     """Whether a broadcast may be sent (S20). Windows: AO_OPTION_BROADCAST."""
     type_of_service: int = 0
