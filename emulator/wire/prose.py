@@ -48,8 +48,8 @@ before you look at the next message.
 **Keep reading**, also while you have much to write. When more than the daemon will hold for a client waits
 to be read (16 MiB, unless configured), the session ends.
 
-**Ping.** Either side may send `ping`; answer it with `[]`. The other request of the daemon's is `address.event`, which
-only a client gets that has set an event handler.
+**Ping.** Either side may send `ping`; answer it with `[]`. The daemon's other requests (`address.event` is one) come
+only to a client that has asked for them.
 
 **Cancel.** `cancel` names the msgid of an own request and asks for its early end. The request still gets
 exactly one response: the error {cancelled}, or its result if that was

@@ -11,6 +11,18 @@ session can name what belongs to another.
 
 from __future__ import annotations
 
+from emulator.wire.bus_rows import (
+    BUS_ATTACH,
+    BUS_DETACH,
+    BUS_DOORBELL,
+    BUS_EVENT,
+    BUS_EVENT_FLAGS_PAGE,
+    BUS_MESSAGE,
+    BUS_MESSAGE_TAKEN,
+    BUS_POST,
+    BUS_SIGNAL,
+    CHANNEL_DAMAGED,
+)
 from emulator.wire.connection_rows import (
     CONNECTION_ACCEPT,
     CONNECTION_ASSOCIATE,
@@ -64,7 +76,6 @@ from emulator.wire.method import (
     CHANNEL,
     CHUNK,
     COMPLETION,
-    CONTROL,
     DATAGRAM,
     DOCUMENT,
     FLAGS,
@@ -120,7 +131,17 @@ __all__ = [
     "ADDRESS_SEND_BURST",
     "ADDRESS_SET_EVENT_HANDLER",
     "ADDRESS_TOLD",
+    "BUS_ATTACH",
+    "BUS_DETACH",
+    "BUS_DOORBELL",
+    "BUS_EVENT",
+    "BUS_EVENT_FLAGS_PAGE",
+    "BUS_MESSAGE",
+    "BUS_MESSAGE_TAKEN",
+    "BUS_POST",
+    "BUS_SIGNAL",
     "BY_NAME",
+    "CHANNEL_DAMAGED",
     "CONNECTION_ACCEPT",
     "CONNECTION_ASSOCIATE",
     "CONNECTION_CLOSE",
@@ -177,12 +198,6 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 
-_SLOT = (
-    Field("vp", U32, "virtual processor"),
-    Field("sint", U8, "its synthetic interrupt source: 2 for VMBus, unless the guest asked for another"),
-)
-_CONNECTION = Field("connection_id", U32, "the hypercall's connection id")
-_HYPERCALL = (Field("status", U16, "what the hypercall returns: HV_STATUS, 0 is success"),)
 _PACKETS = Field("packets", U32, "packets more")
 _BYTES = Field("bytes", U64, "bytes more")
 _CHAIN = Field("mdl", MDL_CHAIN, "the MDL chain as a run; empty means NULL")
@@ -360,43 +375,6 @@ ADDRESS_DATAGRAMS = row(46, "address.datagrams", OUT, (
     ADDRESS, Field("run", RUN, "datagrams as a run"),
     Field("dropped", U64, "datagrams lost so far because the client was slow"),
 ), None, "Datagrams that arrived.")
-
-BUS_ATTACH = row(50, "bus.attach", IN, (MACHINE,), (
-    Field("processors", U32, "virtual processors of the machine; a message to any other is lost"),
-), "Become the machine's bus guest: its whole guest side, in place of the daemon's own. Refused while channels of the "
-    "machine are open or waited for; opening one is refused while there is a bus guest.")
-BUS_DETACH = row(51, "bus.detach", IN, (MACHINE,), (),
-    "Leave: the host bus is reset, as if the guest had crashed, and the machine is free for other guests.")
-BUS_POST = row(52, "bus.post", IN, (
-    MACHINE, _CONNECTION, Field("payload", CONTROL, "the control message, byte for byte"),
-), _HYPERCALL, "HvPostMessage. Messages that answer it may arrive before this response. 0x13 says that the port is "
-    "full, because answers were not taken: take them and post it again.")
-BUS_SIGNAL = row(53, "bus.signal", IN, (
-    MACHINE, _CONNECTION, Field("flag", U16, "the event flag; 0 for VMBus"),
-), _HYPERCALL, "HvSignalEvent: ring a channel's doorbell without a descriptor.")
-BUS_MESSAGE = row(54, "bus.message", OUT, (
-    MACHINE, *_SLOT, Field("payload", CONTROL, "the control message, byte for byte"),
-), None, "A message stands in a message slot. The next one for that slot comes after `bus.message_taken`.")
-BUS_MESSAGE_TAKEN = row(55, "bus.message_taken", IN, (MACHINE, *_SLOT), None,
-    "The slot is free again (end of message).")
-BUS_EVENT = row(56, "bus.event", OUT, (
-    MACHINE, *_SLOT, Field("flag", U16, "the event flag, as the guest's open request set it"),
-), None, "The host rings a channel whose doorbell was not asked for: the guest looks at its ring.")
-BUS_DOORBELL = row(57, "bus.doorbell", IN, (
-    MACHINE, Field("channel_id", U32, "the channel, as its offer numbers it; it must be open"),
-), (
-    Field("descriptors", U8, "1: the doorbell, a connected Unix stream socket, came with this"),
-), "From now on this channel is rung, both ways, through a descriptor: any byte says \"look\". It is at its end when "
-    "the host has let go of the channel.")
-BUS_EVENT_FLAGS_PAGE = row(58, "bus.event_flags_page", IN, (
-    MACHINE, Field("vp", U32, "virtual processor"),
-    Field("address", Maybe(U64), "guest physical address of a page of 256 bytes of flags for each SINT; nil for none"),
-), (), "The register SIEFP of a processor: from now on the host's event flags stand there, and an event or a doorbell "
-    "comes when one was clear. For machines with `event_flags_page` in their configuration.")
-CHANNEL_DAMAGED = row(59, "channel.damaged", IN, (
-    CHANNEL, Field("reason", SENTENCE, "what the direct end found"),
-), None, "The rings of this channel are damaged, as its direct end found: for the daemon's log and listings, which "
-    "would not know otherwise. The client sends `channel.close` next.")
 # fmt: on
 
 METHODS: tuple[Method, ...] = tuple(
