@@ -53,6 +53,11 @@ class CallTable:
         self._lanes: dict[Inbox, Lane] = {}
         self._touched: list[Any] = []
 
+    @property
+    def unanswered(self) -> int:
+        """Requests sent that have not come to their end."""
+        return len(self._calls)
+
     # ---- sending
 
     def call(

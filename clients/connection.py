@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,12 @@ from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
 from clients.driver import CallbackDue
 from clients.driver_running import running_callback, status_of
+from clients.links import Link, UnixLink
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
+from clients.quic import is_remote, open_quic
 from clients.receiving import HandlerTasks
-from clients.unix import Attached, client_name, open_socket, receive_into
+from clients.unix import Attached, client_name
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.schema import DAEMON_INSPECT, DAEMON_LOG_LEVEL, MACHINE_ATTACH, MACHINE_CREATE, MACHINE_REMOVE, PING
 
@@ -35,13 +36,13 @@ GOODBYE_SECONDS = 1.0
 class Connection:
     """One connection. Made by ``connect``."""
 
-    def __init__(self, sock: socket.socket, *, map_memory: bool) -> None:
+    def __init__(self, link: Link, *, map_memory: bool) -> None:
         self.protocol = ClientProtocol()
         self.map_memory = map_memory
         # What the daemon's answer to hello said of it.
         self.protocol_version = 0
         self.daemon_version = ""
-        self._sock = sock
+        self._link = link
         self.nursery: trio.Nursery | None = None
         self._stalled = trio.Event()
         self._attached: dict[str, Attached] = {}
@@ -146,7 +147,7 @@ class Connection:
         try:
             while outgoing:
                 with memoryview(outgoing) as view:
-                    sent = self._sock.send(view)
+                    sent = self._link.send(view)
                 del outgoing[:sent]
         except BlockingIOError:
             self._stalled.set()
@@ -158,7 +159,7 @@ class Connection:
     async def drain(self) -> None:
         """Wait until the socket has taken what was sent, if that is much; for callers that await nothing else."""
         while len(self.protocol.outgoing) > OUTGOING_HIGH_BYTES and self.protocol.lost is None:
-            await trio.lowlevel.wait_writable(self._sock)
+            await self._link.writable()
             self.flush()
 
     @staticmethod
@@ -174,7 +175,7 @@ class Connection:
         """The reader task."""
         try:
             while self.protocol.lost is None:
-                await trio.lowlevel.wait_readable(self._sock)
+                await self._link.readable()
                 self._receive()
         except trio.ClosedResourceError:
             return  # closed here
@@ -188,7 +189,7 @@ class Connection:
 
     def _receive(self) -> None:
         try:
-            touched = receive_into(self.protocol, self._sock)
+            touched = self._link.receive_into(self.protocol)
         except BlockingIOError:
             return
         self._wake(touched)
@@ -245,7 +246,7 @@ class Connection:
             await self._stalled.wait()
             self._stalled = trio.Event()
             try:
-                await trio.lowlevel.wait_writable(self._sock)
+                await self._link.writable()
             except trio.ClosedResourceError:
                 return
             self.flush()
@@ -255,10 +256,9 @@ class Connection:
         with trio.move_on_after(GOODBYE_SECONDS) as scope:
             scope.shield = True
             while self.protocol.outgoing and self.protocol.lost is None:
-                await trio.lowlevel.wait_writable(self._sock)
+                await self._link.writable()
                 self.flush()
-        trio.lowlevel.notify_closing(self._sock)
-        self._sock.close()
+            await self._link.close()
         self._wake(self.protocol.lose(ConnectionLost("the connection has been closed here")))
         for descriptor in self.protocol.take_unclaimed_descriptors():
             os.close(descriptor)
@@ -266,16 +266,24 @@ class Connection:
 
 @asynccontextmanager
 async def connect(
-    path: str | os.PathLike[str] | None = None, *, name: str | None = None, map_memory: bool = True
+    path: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    map_memory: bool = True,
+    credentials: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Connection]:
-    """Attach to the daemon at a socket path, or at the default one.
+    """Attach to the daemon at a socket path, at the default one, or over UDP at ``quic://host:port``.
 
-    ``name`` shows in listings and logs. With ``map_memory`` guest memory is mapped into this process; without, it is
-    read and written by message. Raises ConnectionLost when no daemon answers.
+    ``name`` shows in listings and logs. With ``map_memory`` guest memory is mapped into this process; without, and over
+    UDP always, it is read and written by message. ``credentials`` is the directory a client over UDP needs
+    (docs/remote-attach.md). Raises ConnectionLost when no daemon answers, or does not let this client in.
     """
-    sock = open_socket(path)
-    sock.setblocking(False)
-    connection = Connection(sock, map_memory=map_memory)
+    link: Link
+    if is_remote(path):
+        link, map_memory = await open_quic(str(path), credentials), False
+    else:
+        link = UnixLink(path)
+    connection = Connection(link, map_memory=map_memory)
     async with _background(connection):
         greeting = await connection.finish(requests.hello(connection.protocol, client_name(name)))
         connection.protocol_version, connection.daemon_version = greeting[:2]

@@ -17,6 +17,7 @@ from emulator.config_text import default_document, json_schema
 from emulator.daemon.gateway_sockets import GatewayUnusable
 from emulator.daemon.listeners import PathUnusable
 from emulator.daemon.log import configure
+from emulator.daemon.quic import QuicUnusable
 from emulator.daemon.roles import UnknownName
 from emulator.daemon.server import daemon_version, serve
 from emulator.daemon.service_manager import ActivationError, ServiceManager
@@ -98,7 +99,7 @@ def main(config_path: Path | None, socket_path: Path | None, log_level: str) -> 
     except ConfigError as error:
         click.echo(error, err=True)  # every line begins with its place
         sys.exit(2)
-    except (ActivationError, GatewayUnusable, PathUnusable, UnknownName) as error:
+    except (ActivationError, GatewayUnusable, PathUnusable, QuicUnusable, UnknownName) as error:
         click.echo(f"vmbusd: {error}", err=True)
         sys.exit(2)
     if forced_by is not None:

@@ -54,13 +54,47 @@ class AccessConfig(_Section):
     datagram: Who = ("*",)
 
 
+class QuicConfig(_Section):
+    """Clients over UDP (QUIC), each with a key of its own; needs the extra [quic]. docs/remote-attach.md."""
+
+    # The UDP port; off unless there is one. 0 takes a free one.
+    port: int | None = Field(default=None, ge=0, le=65535)
+    # Reaching the daemon from outside this machine must be a decision: an address of the host's, 0.0.0.0 or ::.
+    host: str = "127.0.0.1"
+    # The keys directory that `vmbusctl keys` made.
+    keys: Path | None = None
+    # A client of which nothing is heard for so long is gone, and what it held is closed.
+    idle_seconds: float = Field(default=20.0, ge=1, le=600)
+    # So often an idle client is asked whether it is there, which also keeps open what lies between; 0 never.
+    keep_alive_seconds: float = Field(default=5.0, ge=0)
+    # A handshake that is not done by then is given up, and so many may be under way.
+    handshake_seconds: float = Field(default=5.0, gt=0)
+    handshakes: int = Field(default=128, ge=1)
+    # New connections of one source address in a second; twice as many at once.
+    connections_per_second: float = Field(default=20.0, gt=0)
+    # What one packet holds, around it IP and UDP come; every path carries 1200.
+    packet_bytes: int = Field(default=1200, ge=1200, le=65_000)
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        return str(ipaddress.ip_address(value))
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> QuicConfig:
+        if self.port is not None and self.keys is None:
+            raise ValueError("keys: must name a keys directory; make one with: vmbusctl keys --directory DIR init")
+        return self
+
+
 class ListenConfig(_Section):
-    """The Unix socket clients attach to, where no service manager opens it."""
+    """The Unix socket clients attach to, where no service manager opens it, and clients over UDP."""
 
     # Who can connect at all, in octal: the daemon's own user. 0660 lets a group in, 0666 everybody.
     socket_mode: str = Field(default="0600", pattern=r"^0[0-7]{3}$")
     # A group to give it to, by name or number; the daemon has to be in it, or be root.
     socket_group: str | int | None = None
+    quic: QuicConfig = QuicConfig()
 
 
 class DaemonAccessConfig(_Section):

@@ -139,7 +139,7 @@ def test_set_up_happens_once_and_again_when_the_packaging_changes(copy: Copy, tm
     venv = copy.root / ".venv"
     assert log.read_text().splitlines() == [
         f"venv --quiet --python >=3.11 {venv}",
-        f"pip install --quiet --python {venv}/bin/python --editable .[dev]",
+        f"pip install --quiet --python {venv}/bin/python --editable .[dev,quic]",
     ]
     second = copy.run("setup")
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")

@@ -22,6 +22,7 @@ from emulator.daemon.log import logger
 from emulator.daemon.machines import Machine
 from emulator.daemon.pages import open_pages
 from emulator.daemon.population import Changes, Population
+from emulator.daemon.quic import QuicListener
 from emulator.daemon.reload import Reloader
 from emulator.daemon.roles import Access, Identity
 from emulator.daemon.segments import Segments
@@ -62,6 +63,7 @@ class Server:
         self.access = Access(config)
         self.heartbeat = Heartbeat(self._serve_socket)
         self.pages: HttpListener | None = None
+        self.quic: QuicListener | None = None
         self.forced_by: int | None = None
         self.version = daemon_version()
         self.segments = Segments(config)
@@ -104,6 +106,7 @@ class Server:
             "ring_note": RING_BUILD_PROBLEM,
             "process": os.getpid(),
             "sessions": len(self._sessions),
+            **({} if self.quic is None else self.quic.describe()),
         }
 
     def sessions(self) -> list[Session]:
@@ -164,6 +167,15 @@ class Server:
         self._dirty.pop(session, None)
         self.population.let_go()
 
+    def reload_keys(self) -> None:
+        """Read the register of keys anew: who may do less than before, or nothing any more, is told goodbye.
+
+        Raises KeysUnusable, and everything stays as it was.
+        """
+        if self.quic is not None:
+            self.quic.reload_keys(self.sessions())
+            logger().info("quic.keys_reloaded")
+
     # ---- life
 
     async def run(self, listener: UnixListener, ready: Callable[[], None]) -> None:
@@ -181,6 +193,8 @@ class Server:
                 nursery.start_soon(self._pump_rest)
                 nursery.start_soon(self.heartbeat.run)
                 nursery.start_soon(listener.run, self._serve_socket)
+                if self.quic is not None:
+                    nursery.start_soon(self.quic.run, self.serve_client)
                 if self.pages is not None:
                     nursery.start_soon(self.pages.run)
                 if self.manager.is_listening:
@@ -228,6 +242,8 @@ class Server:
         self.is_stopping = True
         self.manager.stopping()
         listener.close()
+        if self.quic is not None:
+            self.quic.stop_accepting()
         for machine in self.machines.values():
             machine.stop(STOPPING[1])
         self.pump()
@@ -274,6 +290,10 @@ async def serve(
             stack.callback(server.pages.close)
             server.population.measure_latency()
             logger().info("daemon.metrics", place=server.pages.place)
+        if config.listen.quic.port is not None:
+            server.quic = QuicListener(config.listen.quic, config.limits.outbox_bytes)
+            stack.callback(server.quic.close)
+            logger().info("quic.listening", place=server.quic.place)
         logger().info("daemon.listening", socket=str(path), machines=len(server.machines), ring=RING_BUILD)
         await server.run(listener, partial(ready, path))
     logger().info("daemon.stopped")

@@ -31,7 +31,7 @@ from emulator.daemon.obligations import Drainable, Patient, Pending
 from emulator.daemon.operation_requests import OperationRequests
 from emulator.daemon.receive_requests import ReceiveRequests
 from emulator.daemon.roles import REQUIRED, Role
-from emulator.daemon.streams import RECEIVE_BYTES, Stream
+from emulator.daemon.streams import RECEIVE_BYTES, Stream, refuse_descriptors
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.wire.codec import (
     BadRequest,
@@ -71,7 +71,7 @@ class Session:
         self.is_open = True
         self.pending: dict[int, Pending] = {}
         self.acting_on: Machine | None = None
-        self._stream = stream
+        self.stream = stream
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
         self._ready: dict[Drainable, None] = {}
         self._messages = 0
@@ -93,7 +93,7 @@ class Session:
         self._log = logger().bind(session=number, pid=stream.process)
 
     def __str__(self) -> str:
-        return f"session {self.number} (client {self.client!r}, {self._stream.peer})"
+        return f"session {self.number} (client {self.client!r}, {self.stream.peer})"
 
     def _collect_handlers(self) -> dict[Method, Handler]:
         owners = (
@@ -120,17 +120,17 @@ class Session:
     def is_quiet(self) -> bool:
         """Whether nothing is on its way: every request is answered that can be, and every answer has left."""
         patient = all(isinstance(pending, Patient) for pending in self.pending.values())
-        return patient and not self._stream.queued_bytes
+        return patient and not self.stream.queued_bytes
 
     @property
     def is_congested(self) -> bool:
         """Whether so much waits to be written that what may be lost had better be."""
-        return self._stream.queued_bytes >= OUTBOX_HIGH_BYTES
+        return self.stream.queued_bytes >= OUTBOX_HIGH_BYTES
 
     @property
     def outbox_bytes(self) -> int:
         """What waits for the client to read it."""
-        return self._stream.queued_bytes
+        return self.stream.queued_bytes
 
     # ---- life
 
@@ -186,9 +186,9 @@ class Session:
                 self._log.error("session.not_closed", exc_info=error)
         self.pending.clear()
         if self._farewell is not None:
-            self._stream.put(encode_notification(GOODBYE, int(self._farewell[0]), self._farewell[1][:1024]))
-            self._stream.flush()
-        self._stream.close(reason)
+            self.stream.put(encode_notification(GOODBYE, int(self._farewell[0]), self._farewell[1][:1024]))
+            self.stream.flush()
+        self.stream.close(reason)
         self.server.forget(self)
         self._log.info("session.ended", client=self.client, reason=reason)
         self.server.pump()
@@ -200,7 +200,7 @@ class Session:
         messages = 0
         while True:
             if frame_began is None:
-                await self._stream.readable()
+                await self.stream.readable()
             else:
                 await self._wait_for_rest(frame_began)
             if not self._receive():
@@ -220,7 +220,7 @@ class Session:
         hello = self.client == ""
         seconds = self.limits.hello_seconds if hello else self.limits.frame_seconds
         with trio.move_on_at(began + seconds) as scope:
-            await self._stream.readable()
+            await self.stream.readable()
         if scope.cancelled_caught:
             what = "no hello came" if hello else "a frame was left unfinished"
             raise WireError(f"{what} within {seconds:g} seconds")
@@ -228,7 +228,7 @@ class Session:
     def _receive(self) -> bool:
         """Take what has arrived and dispatch it; False at the end of the stream."""
         for _ in range(READS_PER_TURN):
-            data = self._stream.take()
+            data = self.stream.take()
             if data is None:
                 return True
             if not data:
@@ -267,6 +267,8 @@ class Session:
             self.put(encode_error(msgid, NtStatus.INSUFFICIENT_RESOURCES, text))
             return
         try:
+            if not self.stream.passes_descriptors:
+                refuse_descriptors(method, args)
             role = REQUIRED.get(method)
             if role is not None:
                 self._require_role(role, method, args)
@@ -323,14 +325,14 @@ class Session:
 
     async def _write(self) -> None:
         while True:
-            await self._stream.writable()
+            await self.stream.writable()
             self.server.mark_dirty(self)
             self.server.pump()
 
     def put(self, frame: bytes) -> None:
         """Queue a frame for the client; it leaves with the next pump."""
         if self.is_open:
-            self._stream.put(frame)
+            self.stream.put(frame)
             self.server.mark_dirty(self)
             self._end_if_overflowed()
 
@@ -340,7 +342,7 @@ class Session:
         It must stay open as long as this session, or, with ``then_close``, is closed here when it has been passed.
         """
         if self.is_open:
-            self._stream.put_with_descriptor(frame, descriptor, then_close=then_close)
+            self.stream.put_with_descriptor(frame, descriptor, then_close=then_close)
             self.server.mark_dirty(self)
             self._end_if_overflowed()
         elif then_close:
@@ -354,19 +356,19 @@ class Session:
 
     def pump(self) -> None:
         """One turn: drain ready channels while the outbox has room, then write."""
-        if self._stream.queued_bytes >= OUTBOX_HIGH_BYTES:
-            self._stream.flush()
-        if self._stream.queued_bytes < OUTBOX_HIGH_BYTES:
+        if self.stream.queued_bytes >= OUTBOX_HIGH_BYTES:
+            self.stream.flush()
+        if self.stream.queued_bytes < OUTBOX_HIGH_BYTES:
             ready, self._ready = self._ready, {}
             for source in ready:
                 if source.is_open and self._drain(source):
                     self.mark_ready(source)
-        self._stream.flush()
-        if self._stream.failure:
-            self.end(NtStatus.INSUFFICIENT_RESOURCES, f"nothing can be sent any more: {self._stream.failure}")
+        self.stream.flush()
+        if self.stream.failure:
+            self.end(NtStatus.INSUFFICIENT_RESOURCES, f"nothing can be sent any more: {self.stream.failure}")
 
     def _end_if_overflowed(self) -> None:
-        if self._stream.overflowed:
+        if self.stream.overflowed:
             self.end(NtStatus.INSUFFICIENT_RESOURCES, "the client does not read its socket, and its outbox is full")
 
     @staticmethod

@@ -6,13 +6,16 @@ A stream belongs to one session: one task of it waits for bytes, one for room, a
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import trio
 
 from emulator.daemon.outlet import Outlet, close_descriptors
 from emulator.daemon.roles import Identity, identity_of_peer
+from emulator.status import NtStatus, Refused
 from emulator.wire.codec import WireError
+from emulator.wire.schema import Method
 
 RECEIVE_BYTES = 64 * 1024
 # Room to learn of one descriptor nobody asked for; the kernel closes the others.
@@ -29,12 +32,18 @@ class Stream(Protocol):
     """The bytes of one client, both ways."""
 
     identity: Identity
-    peer: str
-    """Who is at the other end, for listings: ``process 4711``."""
-    process: int
-    """Its process number; 0 where it has none here."""
-    passes_descriptors: bool
-    """Whether descriptors can go along: whether the client is on this host."""
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end, for listings: ``process 4711``."""
+
+    @property
+    def process(self) -> int:
+        """Its process number; 0 where it has none here."""
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether descriptors can go along: whether the client is on this host."""
 
     @property
     def queued_bytes(self) -> int:
@@ -102,3 +111,24 @@ class UnixStream(Outlet):
         self.forget()
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
+
+
+# What would pass a descriptor, by the method's arguments.
+_PASS_DESCRIPTORS: dict[str, Callable[[tuple[Any, ...]], bool]] = {
+    "machine.attach": lambda args: bool(args[1]),
+    "channel.offer_direct": lambda args: True,
+    "channel.open_direct": lambda args: True,
+    "driver.allocate": lambda args: bool(args[2]),
+    "bus.doorbell": lambda args: True,
+}
+
+
+def refuse_descriptors(method: Method, args: tuple[Any, ...]) -> None:
+    """Refuse what only a client on this host can have: its side would need a descriptor of the daemon's."""
+    passes = _PASS_DESCRIPTORS.get(method.name)
+    if passes is not None and passes(args):
+        text = (
+            f"{method.name}: descriptors do not cross a network, so a client over UDP has its channels hosted and "
+            "reads memory by message; leave out mode='direct', and connect with map_memory=False"
+        )
+        raise Refused(NtStatus.NOT_SUPPORTED, text)

@@ -41,6 +41,7 @@ from clients.kmcl import (
     VmbServerChannelInitSetMmioMegabytes,
     VmbServerChannelInitSetTargetVtl,
 )
+from clients.links import UnixLink
 from emulator.status import NtStatus
 from tests.clients.kmcl_drivers import INSTANCE, MODES, PATIENCE_SECONDS, WAIT, drivers, good
 
@@ -405,7 +406,9 @@ async def test_a_driver_whose_daemon_is_gone_gets_its_packets_back(tmp_path: Pat
         await pair.open()
         good(VmbPacketSend(pair.client.packet(), b"x", 1, None, WAIT))
         await pair.server.until(lambda: len(pair.server.packets) == 1)
-        pair.client.device.machine.connection._sock.shutdown(socket.SHUT_RDWR)
+        link = pair.client.device.machine.connection._link
+        assert isinstance(link, UnixLink)
+        link.socket.shutdown(socket.SHUT_RDWR)
         await pair.client.until(lambda: len(pair.client.ends) == 1)
         assert pair.client.ends == [(NtStatus.DEVICE_REMOVED, None)]
         assert await VmbChannelEnable(pair.client.channel) is NtStatus.DEVICE_REMOVED
