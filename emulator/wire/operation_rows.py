@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from emulator.wire.fields import Field
-from emulator.wire.method import BOOL, DOCUMENT, IN, NAME, OUT, SENTENCE, STATUS, U32, row
+from emulator.wire.fields import Field, Text
+from emulator.wire.method import BOOL, IN, NAME, OUT, SENTENCE, STATUS, U32, row
 
 # fmt: off
 MACHINE_CREATE = row(150, "machine.create", IN, (
     Field("name", NAME, "its name"),
-    Field("settings", DOCUMENT, "JSON: settings as in [machines.NAME] of a configuration; `{}` for the defaults"),
+    Field("settings", Text(64 * 1024), "JSON: settings as in [machines.NAME] of a configuration; `{}` for the defaults"),
 ), (), "Make a machine, until it is removed or the daemon ends. A reload of the configuration leaves it alone.")
 MACHINE_REMOVE = row(151, "machine.remove", IN, (
     Field("name", NAME, "its name"),
