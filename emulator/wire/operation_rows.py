@@ -8,7 +8,7 @@ from emulator.wire.method import BOOL, IN, NAME, OUT, SENTENCE, STATUS, U32, row
 # fmt: off
 MACHINE_CREATE = row(150, "machine.create", IN, (
     Field("name", NAME, "its name"),
-    Field("settings", Text(64 * 1024), "JSON: settings as in [machines.NAME] of a configuration; `{}` for the defaults"),
+    Field("settings", Text(64 * 1024), "JSON: settings as in [machines.NAME] of a configuration; `{}` for none"),
 ), (), "Make a machine, until it is removed or the daemon ends. A reload of the configuration leaves it alone.")
 MACHINE_REMOVE = row(151, "machine.remove", IN, (
     Field("name", NAME, "its name"),
