@@ -200,6 +200,9 @@ class LimitsConfig(_Section):
     # Sends on their way on one connection, and bytes of them: a few of the longest.
     connection_window_sends: int = Field(default=64, ge=1)
     connection_window_bytes: int = Field(default=1024 * 1024, ge=1)
+    # Answers to receives on connections that a client has not read. One that reads has none here, however many
+    # connections bring it data at once.
+    held_receive_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
     # Delivered and not yet completed packets of one channel end; bounds the table of transactions.
     outstanding_packets: int = Field(default=4096, ge=1)
     # Packets a client may have on their way into one channel; bytes follow from the size of its ring.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,17 +43,50 @@ Result = Callable[["Complete"], tuple[object, ...]]
 
 
 class ConnectionEnd:
-    """One session's connection endpoint."""
+    """One session's connection endpoint, and answers with data that wait until its client reads its socket."""
 
-    def __init__(self, machine: Machine, session: Session, number: int, send_grant: tuple[int, int]) -> None:
+    def __init__(self, machine: Machine, session: Session, send_grant: tuple[int, int]) -> None:
         self.machine = machine
         self.session = session
-        self.number = number
+        self.number = 0
         self.handle = 0
+        self.is_open = True
         self.inbound = ReceiveWindow(*send_grant)
+        self._held: deque[bytes] = deque()
 
     def __str__(self) -> str:
         return f"{self.session}, connection {self.number}"
+
+    def answer(self, frame: bytes) -> None:
+        """Send an answer, or keep it while the session has much to send: many receives may end at once."""
+        if not self.session.is_congested and not self._held:
+            self.session.put(frame)
+            return
+        self._held.append(frame)
+        self.session.connection_requests.held(len(frame))
+        self.session.mark_ready(self)
+
+    def drain(self) -> bool:
+        """Send what was kept, as far as there is room. True when there is more."""
+        while self._held and not self.session.is_congested:
+            self._put_oldest()
+        return bool(self._held)
+
+    def _put_oldest(self) -> None:
+        frame = self._held.popleft()
+        self.session.connection_requests.held(-len(frame))
+        self.session.put(frame)
+
+    def violated(self, violation: PeerViolation) -> None:
+        """Nothing that is drained here is a peer's to break."""
+        raise violation
+
+    def close(self) -> None:
+        """Close it; every request on it is answered first."""
+        self.machine.datagrams.close(self.handle)
+        while self._held:
+            self._put_oldest()
+        self.is_open = False
 
     def deadline_changed(self) -> None:
         """Something of its has a nearer deadline."""
@@ -79,7 +113,7 @@ class PendingConnectionRequest:
         if session.settle(self._msgid, self):
             message = f"{complete.message} [{complete.rule}]" if complete.rule else complete.message
             status = int(complete.status), complete.information, message
-            session.put(encode_response(self._msgid, *status, *self._result(complete)))
+            self._end.answer(encode_response(self._msgid, *status, *self._result(complete)))
 
     def cancel(self) -> None:
         if self.irp is not None:
@@ -117,6 +151,15 @@ class ConnectionRequests:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._ends: dict[int, ConnectionEnd] = {}
+        self._held_bytes = 0
+
+    def held(self, byte_count: int) -> None:
+        """So much more is kept for a client that does not read; too much ends its session."""
+        self._held_bytes += byte_count
+        if self._held_bytes > self._session.limits.held_receive_bytes:
+            self._session.end(
+                NtStatus.INSUFFICIENT_RESOURCES, "the client does not read its socket, and its receives have all ended"
+            )
 
     def _find(self, number: int) -> ConnectionEnd:
         end = self._ends.get(number)
@@ -141,7 +184,7 @@ class ConnectionRequests:
         """The session ended: close its endpoints, and abort their connections."""
         for end in self._ends.values():
             if end.machine.is_alive:
-                end.machine.datagrams.close(end.handle)
+                end.close()
         self._ends.clear()
 
     def _submit(
@@ -164,7 +207,7 @@ class ConnectionRequests:
             text = f"this session already has {len(self._ends)} connections open; close one first"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text, rule="CR13")
         grant = limits.connection_window_sends, limits.connection_window_bytes
-        end = ConnectionEnd(found, self._session, 0, grant)
+        end = ConnectionEnd(found, self._session, grant)
         filters = found.datagrams.filters
 
         def opened() -> Opened:
@@ -186,7 +229,7 @@ class ConnectionRequests:
         except Refused:
             return ()
         del self._ends[connection]
-        end.machine.datagrams.close(end.handle)
+        end.close()
         return ()
 
     def connection_associate(self, msgid: int, connection: int, address: int) -> None:

@@ -132,6 +132,41 @@ async def test_limits_and_lengths_are_refused(tmp_path: Path) -> None:
         assert datagrams.value.status is NtStatus.INVALID_PARAMETER
 
 
+async def test_answers_wait_for_a_client_that_reads_late(tmp_path: Path) -> None:
+    """Fifty receives end at once, with more data than the session's outbox may hold; all of them arrive."""
+    async with opened(tmp_path, "lan", outbox_bytes=2 << 20, connection_window_bytes=64 << 20) as it:
+        posted = []
+        for number in range(3, 53):
+            assert (await it.near.call("connection.open", 1, "lan", number))[0] == number
+            assert (await it.far.call("connection.open", 1, "lan", number))[0] == number
+            for client in (it.near, it.far):
+                await client.call("connection.associate", number, 1)
+            listen = await it.far.start("connection.listen", number, 0, "", 0, b"")
+            await it.far.call("ping")
+            await it.near.call("connection.connect", number, *it.to, None, b"")
+            await it.far.answer(listen)
+            posted.append(await it.far.start("connection.receive", number, 0, 65_536))
+        await it.far.call("ping")
+        for number in range(3, 53):
+            assert (await it.near.call("connection.send", number, 0, bytes([number]) * 65_536))[0] == SUCCESS
+        for number, msgid in enumerate(posted, 3):
+            answer = await it.far.answer(msgid)
+            assert (answer[0], answer[3]) == (SUCCESS, bytes([number]) * 65_536)
+
+
+async def test_a_client_that_never_reads_its_receives_is_ended(tmp_path: Path) -> None:
+    async with opened(tmp_path, "lan", outbox_bytes=2 << 20, held_receive_bytes=1 << 20) as it:
+        await it.connect()
+        for _ in range(100):
+            await it.far.start("connection.receive", 2, 0, 65_536)
+        ended = False
+        for _ in range(100):
+            ended = ended or (await it.near.call("connection.send", 2, 0, bytes(65_536)))[0] != SUCCESS
+        assert ended
+        while await it.far.hear():
+            pass  # up to the end: a goodbye finds no room in a socket nobody reads
+
+
 async def test_a_host_that_is_no_address_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path, "tcp") as it:
         for host, port in (("example.org", 80), ("", 80), ("127.0.0.1", 0), ("::1", 80)):
