@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -23,6 +24,8 @@ from clients import (
     TdiEvent,
     connect,
 )
+from emulator.config import Config, LimitsConfig
+from emulator.daemon.server import Server
 from emulator.status import NtStatus
 from emulator.tdi import builders
 from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction, QueryType, ShareAccess
@@ -31,7 +34,8 @@ from emulator.tdi.layout import Arch
 from emulator.tdi.nt_layouts import IRP
 from emulator.tdi.request_layouts import TDI_REQUEST_SEND_DATAGRAM
 from emulator.tdi.structures import SocketAddress, pack_transport_address, parse_transport_address_untrusted
-from tests.support.processes import Daemon, start_daemon
+from tests.daemon.raw import served
+from tests.support.processes import start_daemon
 
 PATIENCE_SECONDS = 20.0
 HOSTS = {"udp": ("127.0.0.1", "127.0.0.1"), "lan": ("10.0.0.1", "10.0.0.2")}
@@ -39,15 +43,15 @@ both = pytest.mark.parametrize("network", HOSTS)
 
 
 @asynccontextmanager
-async def three_programs(tmp_path: Path, settings: str = "") -> AsyncIterator[tuple[Daemon, Connection, Connection]]:
+async def three_programs(tmp_path: Path, **limits: Any) -> AsyncIterator[tuple[Server, Connection, Connection]]:
     """A daemon, a client and a filter to be."""
     async with (
-        start_daemon(tmp_path, config=settings) as daemon,
-        connect(daemon.socket_path, name="client") as client,
-        connect(daemon.socket_path, name="filter") as other,
+        served(tmp_path, Config(limits=LimitsConfig(**limits))) as (server, path),
+        connect(path, name="client") as client,
+        connect(path, name="filter") as other,
     ):
         with trio.fail_after(PATIENCE_SECONDS):
-            yield daemon, client, other
+            yield server, client, other
 
 
 Judge = Callable[[Filter, FilterRequest], Awaitable[None] | None]
@@ -246,8 +250,7 @@ async def test_t10_a_handler_taken_away_while_a_filter_has_its_event_is_not_call
 
 
 async def test_a_filter_that_is_late_is_removed_and_what_it_held_passes_on(tmp_path: Path) -> None:
-    settings = "[limits]\nfilter_seconds = 0.2\n"
-    async with three_programs(tmp_path, settings) as (_, client, other):
+    async with three_programs(tmp_path, filter_seconds=0.2) as (_, client, other):
         address = await (await client.machine("vm1")).open_address(("10.0.0.1", 0), network="lan")
         top = await (await other.machine("vm1")).attach_filter("lan")
         sent = await address.send_datagram(b"held, and on", address.local)
@@ -323,7 +326,7 @@ async def test_cancel_cleanup_and_detach_while_a_filter_holds_requests(tmp_path:
 
 
 async def test_t11_filters_stack_and_are_limited(tmp_path: Path) -> None:
-    async with three_programs(tmp_path, "[limits]\nfilters_per_network = 2\n") as (_, client, other):
+    async with three_programs(tmp_path, filters_per_network=2) as (_, client, other):
         address = await (await client.machine("vm1")).open_address(("10.0.0.1", 0), network="lan")
         machine = await other.machine("vm1")
         low, high = await machine.attach_filter("lan"), await machine.attach_filter("lan")
