@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -242,14 +243,15 @@ class DriverChannel:
         out, DEVICE_REMOVED when the channel goes.
         """
         sent, seconds = self._core.submit_synchronous(buffer, mdl, flags, completion_bytes, timeout_seconds)
+        self._connection.flush()
+        deadline = time.monotonic() + seconds
+        while not sent.done and (left := deadline - time.monotonic()) > 0:
+            self._connection.wait(left if left < inf else None)
+        if not sent.done:
+            self._connection.protocol.abandon(sent)
+            self._connection.flush()
+            raise self._core.timed_out(seconds)
         try:
-            deadline = time.monotonic() + seconds
-            while not sent.done and time.monotonic() < deadline:
-                self._connection.wait(deadline - time.monotonic())
-            if not sent.done:
-                self._connection.protocol.abandon(sent)
-                self._connection.flush()
-                raise self._core.timed_out(seconds)
             got = self._core.finished(sent)
         except RequestFailed as error:
             raise self._core.synchronous_failure(error) from None

@@ -197,7 +197,7 @@ class MachineBus:
     def _start_over(self, reason: str) -> None:
         if self._machine.is_alive:
             self._run(self.rings.start_over(reason))
-        self.rings.started_over()
+        self.rings.started_over(self._offers.values())
         self._offered.clear()
         for offer in self._offers.values():
             offer.channel_id = None

@@ -126,8 +126,13 @@ class BusGuestRings:
             yield from self._host.gpadl_torn_down(*at)
         yield from self._host.reset()
 
-    def started_over(self) -> None:
-        """The guest side has started over."""
+    def started_over(self, offers: Iterable[Offer]) -> None:
+        """The guest side has started over. Drivers that still think about opening do so for nobody."""
+        for offer in offers:
+            if isinstance(offer.channel, BusGuestChannel) and offer.driver is not None and not offer.channel.is_open:
+                offer.driver.closing(waits=False)
+                offer.channel.give_back_pages()
+                offer.channel = None
         self._end, self._is_starting_over = "", False
         self._users.clear()
 
