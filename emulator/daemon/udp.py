@@ -95,7 +95,7 @@ class UdpSocket:
     """One bound socket. Nothing here waits: the machine's task does.
 
     With ``shared_port`` others may bind the same: for addresses whose datagrams everybody gets a copy of anyway, which
-    are broadcast addresses and groups.
+    are broadcast addresses and groups. ``interface`` is the own address on the one a group of IPv6 is meant on.
     """
 
     __slots__ = (
@@ -110,13 +110,16 @@ class UdpSocket:
         "waits_to_write",
     )
 
-    def __init__(self, local: SocketAddress, receive_bytes: int, *, shared_port: bool = False) -> None:
+    def __init__(
+        self, local: SocketAddress, receive_bytes: int, *, shared_port: bool = False, interface: str | None = None
+    ) -> None:
         self.is_version_6 = ":" in local.host
         family = socket.AF_INET6 if self.is_version_6 else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             self._set_up(receive_bytes, shared_port)
-            self.socket.bind(tuple(local))
+            scope = interface_index(interface) if interface is not None else 0
+            self.socket.bind((*local, 0, scope) if self.is_version_6 else tuple(local))
         except OSError:
             self.socket.close()
             raise

@@ -156,7 +156,7 @@ class UdpSockets:
             opened.join(wanted.group, wanted.interface)
         else:
             local = SocketAddress(wanted.group, group.first.local.port)
-            opened = UdpSocket(local, self._receive_bytes, shared_port=True)
+            opened = UdpSocket(local, self._receive_bytes, shared_port=True, interface=wanted.interface)
             try:
                 opened.join(wanted.group, wanted.interface)
             except OSError:

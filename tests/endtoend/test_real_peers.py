@@ -210,15 +210,18 @@ async def test_a_file_comes_over_tftp(tmp_path: Path) -> None:
 
 
 HOSTS = ("10.99.0.1", "10.99.0.2")
+HOSTS_6 = ("fd99::1", "fd99::2")
 
 
 @asynccontextmanager
-async def two_daemons(tmp_path: Path, reach: str) -> AsyncIterator[tuple[list[Address], list[Running]]]:
+async def two_daemons(
+    tmp_path: Path, reach: str, hosts: tuple[str, str] = HOSTS
+) -> AsyncIterator[tuple[list[Address], list[Running]]]:
     """Daemons on two computers with a cable between, each with a wildcard address on port 7000 of its machine."""
-    with joined_namespaces(*HOSTS) as names:
+    with joined_namespaces(*hosts) as names:
         async with (
-            _one_of_two(tmp_path, names[0], HOSTS[0], reach) as (one, daemon_one),
-            _one_of_two(tmp_path, names[1], HOSTS[1], reach) as (two, daemon_two),
+            _one_of_two(tmp_path, names[0], hosts[0], reach) as (one, daemon_one),
+            _one_of_two(tmp_path, names[1], hosts[1], reach) as (two, daemon_two),
         ):
             yield [one, two], [daemon_one, daemon_two]
 
@@ -227,9 +230,9 @@ async def two_daemons(tmp_path: Path, reach: str) -> AsyncIterator[tuple[list[Ad
 async def _one_of_two(tmp_path: Path, name: str, host: str, reach: str) -> AsyncIterator[tuple[Address, Running]]:
     config = f'[machines.vm1]\n[udp]\nbind = ["{host}"]\nreach = {reach}\n'
     async with (
-        start_daemon(tmp_path, config, name=f"vmbusd-{host}", inside=within(name)) as daemon,
+        start_daemon(tmp_path, config, name=f"vmbusd-{host[-1]}", inside=within(name)) as daemon,
         connect(daemon.socket_path) as connection,
-        await (await connection.machine("vm1")).open_address(("0.0.0.0", 7000)) as address,
+        await (await connection.machine("vm1")).open_address(("::" if ":" in host else "0.0.0.0", 7000)) as address,
     ):
         yield address, daemon
 
@@ -257,6 +260,25 @@ async def test_o9_s25_multicasts_go_from_one_daemon_to_another_and_home_again_wh
         assert (await next_of(one)).data == b"only home"
         await one.send_datagram(b"to one", (HOSTS[1], 7000))
         assert (await next_of(two)).data == b"to one"
+
+
+@pytest.mark.parametrize("group", ["ff02::77:1", "ff05::77:1"])
+async def test_o7_multicasts_of_version_6_go_from_one_daemon_to_another(tmp_path: Path, group: str) -> None:
+    reach = json.dumps(["fd99::/64", "ff00::/8"])
+    async with two_daemons(tmp_path, reach, HOSTS_6) as ((one, two), _):
+        for address in (one, two):
+            await address.join(group)
+        await one.send_datagram(b"to both", (group, 7000))
+        for address in (one, two):
+            came = await next_of(address)
+            assert (came.data, came.source[0], bool(came.flags & ReceiveFlags.MULTICAST)) == (
+                b"to both",
+                HOSTS_6[0],
+                True,
+            )
+        await two.leave(group)
+        await two.send_datagram(b"to one", (HOSTS_6[0], 7000))
+        assert (await next_of(one)).data == b"to one"
 
 
 async def test_r1_s25_broadcasts_of_an_interface_reach_wildcards_the_senders_own_included(tmp_path: Path) -> None:

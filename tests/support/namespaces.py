@@ -47,11 +47,12 @@ def namespaces(count: int) -> Iterator[list[str]]:
 
 @contextmanager
 def joined_namespaces(*hosts: str) -> Iterator[list[str]]:
-    """Two namespaces on one Ethernet, with these addresses in a network of 24 bits."""
+    """Two namespaces on one Ethernet, with these addresses in a network of 24 bits, or of 64 for IPv6."""
     with namespaces(len(hosts)) as names:
         one, two = names
         _run("ip", "-n", one, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", two)
         for name, host in zip(names, hosts, strict=True):
-            _run("ip", "-n", name, "address", "add", f"{host}/24", "broadcast", "+", "dev", "cable")
+            network = [f"{host}/64", "nodad"] if ":" in host else [f"{host}/24", "broadcast", "+"]
+            _run("ip", "-n", name, "address", "add", *network, "dev", "cable")
             _run("ip", "-n", name, "link", "set", "cable", "up")
         yield names
