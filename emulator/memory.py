@@ -222,7 +222,8 @@ class PageAllocator:
 
     def __init__(self, page_count: int, reserved: int = 1) -> None:
         # Page 0 is never handed out: a zero page number in a client's structure is then always a mistake.
-        self._owned: dict[Hashable, set[int]] = {}
+        # A ring's pages are one allocation, and there are thousands of rings: sets would take six times as much.
+        self._owned: dict[Hashable, tuple[int, ...] | set[int]] = {}
         # Free pages as [start, end), sorted, never touching.
         self._runs: list[tuple[int, int]] = [(reserved, page_count)] if page_count > reserved else []
         self.free_pages = max(0, page_count - reserved)
@@ -242,7 +243,10 @@ class PageAllocator:
                 "free some, or give the machine more memory",
             )
         pfns = self._take(count)
-        self._owned.setdefault(owner, set()).update(pfns)
+        if owner in self._owned:
+            self._set_of(owner).update(pfns)
+        else:
+            self._owned[owner] = pfns
         self.free_pages -= count
         return pfns
 
@@ -266,7 +270,7 @@ class PageAllocator:
     def free(self, owner: Hashable, pfns: Iterable[int]) -> None:
         """Take pages back from their owner; refused, with nothing done, when one is not the owner's or named twice."""
         pages = tuple(pfns)
-        owned = self._owned.get(owner, set())
+        owned = self._set_of(owner) if owner in self._owned else set()
         if len(set(pages)) != len(pages) or not owned.issuperset(pages):
             raise Refused(NtStatus.INVALID_PARAMETER, "only pages that were allocated here, each once, can be freed")
         owned.difference_update(pages)
@@ -279,6 +283,12 @@ class PageAllocator:
         pages = tuple(sorted(self._owned.get(owner, ())))
         self.free(owner, pages)
         return pages
+
+    def _set_of(self, owner: Hashable) -> set[int]:
+        owned = self._owned[owner]
+        if not isinstance(owned, set):
+            owned = self._owned[owner] = set(owned)
+        return owned
 
     def owned_by(self, owner: Hashable) -> int:
         """How many pages an owner holds."""

@@ -8,7 +8,6 @@ each channel, so a slow client stalls this channel and nothing else.
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
@@ -124,7 +123,8 @@ class ChannelSide:
         granted_to_client, granted_by_client = grants
         self.inbound = ReceiveWindow(*granted_to_client)
         self.outbound = SendWindow(*granted_by_client)
-        self._costs: deque[tuple[int, int]] = deque()  # (transaction id, cost) of packets not yet drained, in order
+        # (transaction id, cost) of packets not yet drained, in order. The window bounds it, and an empty one is small.
+        self._costs: list[tuple[int, int]] = []
         self.delivered_packets = 0
         self._peer_is_direct = channel.is_direct(Side.HOST if role is Side.GUEST else Side.GUEST)
 
@@ -312,9 +312,8 @@ class ChannelSide:
         if packets > len(costs):
             # Someone with a mapping of the ring put packets there that this side never sent.
             raise PeerViolation(f"{packets} packets came out of a ring that held {len(costs)}")
-        freed = 0
-        for _ in range(packets):
-            freed += costs.popleft()[1]
+        freed = sum([cost for _, cost in costs[:packets]])
+        del costs[:packets]
         self._return(packets, freed)
 
     def _return(self, packets: int, byte_count: int) -> None:

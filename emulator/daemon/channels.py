@@ -7,15 +7,14 @@ buses, and says here what came of it.
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from emulator.daemon.channel_side import ChannelSide, DirectEnd, Grant
 from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
+from emulator.daemon.hosted_endpoint import hosted_endpoint
 from emulator.daemon.log import logger
 from emulator.daemon.uncompleted import uncompleted
 from emulator.daemon.violations import Tally
@@ -24,14 +23,11 @@ from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, EndpointLimits, Side
 from emulator.vmbus.gpadl import RingPages
 from emulator.vmbus.offers import OfferParameters, PipeMode
+from emulator.vmbus.profile import ChannelProfile
 from emulator.vmbus.ring import (
-    RING_NEEDS_FENCE,
     RingMemory,
-    RingReceiver,
-    RingSender,
     initialise_as_guest,
     initialise_as_host,
-    no_fence,
 )
 from emulator.wire.codec import encode_notification
 from emulator.wire.runs import pack_pfns
@@ -43,14 +39,6 @@ if TYPE_CHECKING:
     from emulator.daemon.driver_host import HostDriver
     from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
-
-_lock = threading.Lock()
-
-
-def full_fence() -> None:
-    """Order a store before a later load: a lock's acquire and release is a full barrier on x86-64."""
-    _lock.acquire()
-    _lock.release()
 
 
 class Offer:
@@ -282,14 +270,15 @@ class Channel:
         return RingMemory.over(memory, ring.guest_to_host), RingMemory.over(memory, ring.host_to_guest)
 
     def _endpoint(self, side: Side, incoming: RingMemory, outgoing: RingMemory) -> ChannelEndpoint:
-        profile = self.machine.profile.kmcl
-        bounds = replace(self._limits_of(side), outgoing_ring_pages=self._pages[0], incoming_ring_pages=self._pages[1])
-        if self.driver_of(side) is None:
-            # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
-            profile = replace(profile, hold_unasked_packets=False)
-        fence = full_fence if RING_NEEDS_FENCE else no_fence
-        receiver, sender = RingReceiver(incoming, fence), RingSender(outgoing, fence)
-        return ChannelEndpoint(side, receiver, sender, self.machine.memory, profile, bounds, self.offer.pipe)
+        return hosted_endpoint(
+            side,
+            (incoming, outgoing),
+            self.machine.memory,
+            ChannelProfile(self.machine.profile.kmcl, self._limits_of(side)),
+            self._pages,
+            is_driver=self.driver_of(side) is not None,
+            is_pipe=self.offer.pipe,
+        )
 
     def guest_results(self) -> tuple[Any, ...]:
         """The results of ``channel.open`` or ``channel.open_direct``."""

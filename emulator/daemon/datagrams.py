@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import trio
 
@@ -14,11 +14,13 @@ from emulator.daemon.filters import Filters
 from emulator.daemon.handler_answers import HandlerAnswers
 from emulator.daemon.interfaces import broadcast_addresses
 from emulator.daemon.log import logger
+from emulator.daemon.poller import Pump, Start
 from emulator.daemon.tcp import TcpStreams
+from emulator.daemon.transport_owners import ConnectionOwner, Outside, Owner, Waiter
 from emulator.daemon.udp import status_of
 from emulator.daemon.udp_sockets import UdpSockets
 from emulator.status import Misuse, NtStatus, Refused
-from emulator.tdi.constants import FileKind, ReceiveFlags, ShareAccess
+from emulator.tdi.constants import FileKind, ShareAccess
 from emulator.tdi.create import CreateRequest
 from emulator.tdi.effects import (
     AcceptStreams,
@@ -54,43 +56,6 @@ from emulator.tdi.transport import OpenOutcome, Transport
 FILETIME_OF_1970 = 116_444_736_000_000_000
 
 
-class Owner(Protocol):
-    """Whoever opened an address: it gets the datagrams for it."""
-
-    def deliver(self, source: SocketAddress, flags: ReceiveFlags, data: bytes) -> None:
-        """One datagram arrived."""
-
-    def ask(self, ask: Ask) -> list[Effect]:
-        """Its event handler is to be called; the effects of that, where it cannot be."""
-
-    def tell(self, tell: Tell) -> None:
-        """Its event handler is to be called, and nothing comes back."""
-
-
-class ConnectionOwner(Protocol):
-    """Whoever opened a connection endpoint."""
-
-    def deadline_changed(self) -> None:
-        """Something of its, done on another machine, has a nearer deadline."""
-
-
-class Outside(Protocol):
-    """What lies beyond the machine: the segments it is on, and their gateways."""
-
-    def send(self, wanted: SendOutside) -> None:
-        """A gateway has a datagram for a program outside."""
-
-    def sent_on(self, ports: Iterable[SegmentPort]) -> None:
-        """Something was done on these attachments: their segments may have a new deadline."""
-
-
-class Waiter(Protocol):
-    """The context of a request: it gets the completion."""
-
-    def finish(self, complete: Complete) -> None:
-        """The request is over."""
-
-
 class Datagrams:
     """One machine's transport and the real sockets behind it."""
 
@@ -111,13 +76,14 @@ class Datagrams:
         own, reachable = config.bindable(settings), config.reachable(settings)
         self._transport = Transport(machine, profile, ports, own, reachable, start)
         self._transport.know_broadcasts(broadcast_addresses(own))
-        self._sockets = UdpSockets(self._transport, config.udp.receive_buffer_bytes, self._guarded)
-        self._streams = TcpStreams(self._transport.tcp, self._guarded)
+        self._sockets = UdpSockets(self._transport, config.udp.receive_buffer_bytes, self._guarded, self._start)
+        self._streams = TcpStreams(self._transport.tcp, self._guarded, self._start)
         self._ports = tuple(ports.values())
         self._cleaning: dict[int, Callable[[], None]] = {}
         self._to_close: set[int] = set()
-        self._pump: Callable[[], None] = lambda: None
-        self._deadline_changed = trio.Event()
+        self._running: Start | None = None
+        self._not_running: list[Callable[[Pump], Awaitable[None]]] = []
+        self._deadline_changed: trio.Event | None = None
         self._open = True
         self._log = logger().bind(machine=machine)
         self.fault: Callable[[Exception], None] = self._raise
@@ -128,6 +94,9 @@ class Datagrams:
 
     def look_at_deadlines(self) -> None:
         """There may be a nearer deadline than the one waited for."""
+        if self._deadline_changed is None:
+            self._deadline_changed = trio.Event()
+            self._start(self._keep_deadlines)
         self._deadline_changed.set()
 
     @staticmethod
@@ -186,7 +155,7 @@ class Datagrams:
     def submit_below(self, irp: Irp) -> None:
         """Submit a request that no filter has, or every filter has let pass."""
         self._perform(self._transport.submit(irp, trio.current_time()))
-        self._deadline_changed.set()
+        self.look_at_deadlines()
 
     def send_burst(self, handle: int, destination: SocketAddress, lengths: Sequence[int], data: bytes) -> int:
         """Send as many as can leave at once of datagrams that stand back to back in ``data``; how many did.
@@ -269,7 +238,7 @@ class Datagrams:
         effects = self._transport.cleanup(handle, trio.current_time())
         self._cleaning[handle] = then
         self._perform(effects)
-        self._deadline_changed.set()
+        self.look_at_deadlines()
 
     def close(self, handle: int) -> None:
         """Close a handle, cleaned up before or not, as soon as its cleanup is complete. Windows: IRP_MJ_CLOSE.
@@ -349,18 +318,22 @@ class Datagrams:
 
     # ---- tasks
 
-    async def run(
-        self, pump: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """The machine's tasks: one for its sockets, one for deadlines. ``pump`` sends on what they brought."""
-        self._pump = pump
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sockets.run, pump)
-            nursery.start_soon(self._streams.run, pump)
-            nursery.start_soon(self._keep_deadlines)
-            task_status.started()
+    def begin(self, start: Start) -> None:
+        """The machine runs. Tasks are started when there is something to wait for, one for sockets of a kind, one for
+        deadlines; a machine that uses no transport has none.
+        """
+        self._running = start
+        for task in self._not_running:
+            start(task)
+        self._not_running.clear()
 
-    async def _keep_deadlines(self) -> None:
+    def _start(self, task: Callable[[Pump], Awaitable[None]]) -> None:
+        if self._running is not None:
+            self._running(task)
+        else:
+            self._not_running.append(task)
+
+    async def _keep_deadlines(self, pump: Pump) -> None:
         while True:
             self._deadline_changed = trio.Event()
             deadlines = self._transport.next_deadline(), self.filters.next_deadline()
@@ -371,7 +344,7 @@ class Datagrams:
             with trio.move_on_at(deadline):
                 await self._deadline_changed.wait()
             self._guarded(self._expire)
-            self._pump()
+            pump()
 
     def _expire(self) -> Iterable[Effect]:
         self.filters.expire(trio.current_time())

@@ -77,10 +77,16 @@ class Machine:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._pump = pump
-            await nursery.start(self.datagrams.run, pump)
+            self.datagrams.begin(lambda task: nursery.start_soon(task, pump))
             task_status.started()
-            if self.removed is not None:
-                nursery.cancel_scope.cancel()  # before its task ever ran
+            try:
+                if self.removed is None:  # it may have been before its task ever ran
+                    await trio.sleep_forever()
+            finally:
+                # Sessions that end after this have nothing to wait for any more.
+                self._nursery = None
+                self.datagrams.begin(lambda _task: None)
+                nursery.cancel_scope.cancel()
 
     def start_soon(self, listen: Callable[[Any, Callable[[], None]], Awaitable[None]], hosted: object) -> None:
         """A task of one channel's, which ends with the channel."""

@@ -46,7 +46,7 @@ from emulator.wire.codec import (
     encode_notification,
     encode_response,
 )
-from emulator.wire.schema import GOODBYE, HELLO, METHODS, Direction, Method
+from emulator.wire.schema import GOODBYE, HELLO, Direction, Method
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
@@ -89,13 +89,14 @@ class Session:
         self.bus_requests = BusRequests(self)
         self.driver_requests = DriverRequests(self)
         self.operation_requests = OperationRequests(self)
-        self._handlers = self._collect_handlers()
+        self._handlers: dict[Method, Handler] = {}  # those it has used: a table of all in each session would be large
         self._log = logger().bind(session=number, pid=stream.process)
 
     def __str__(self) -> str:
         return f"session {self.number} (client {self.client!r}, {self.stream.peer})"
 
-    def _collect_handlers(self) -> dict[Method, Handler]:
+    def handler_of(self, method: Method) -> Handler:
+        """The function for a method."""
         owners = (
             self.machine_requests,
             self.channel_requests,
@@ -109,12 +110,10 @@ class Session:
             self.driver_requests,
             self.operation_requests,
         )
-        handlers: dict[Method, Handler] = {}
-        for method in METHODS:
-            if method.direction is not Direction.TO_CLIENT:
-                name = method.name.replace(".", "_")
-                handlers[method] = next(getattr(owner, name) for owner in owners if hasattr(owner, name))
-        return handlers
+        name = method.name.replace(".", "_")
+        found: Handler = next(getattr(owner, name) for owner in owners if hasattr(owner, name))
+        self._handlers[method] = found
+        return found
 
     @property
     def is_quiet(self) -> bool:
@@ -299,7 +298,7 @@ class Session:
     def _call(self, method: Method, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         self.acting_on = None
         try:
-            return self._handlers[method](*args)
+            return (self._handlers.get(method) or self.handler_of(method))(*args)
         except (Refused, PeerViolation):
             raise
         except Exception as error:

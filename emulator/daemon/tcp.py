@@ -16,6 +16,7 @@ from typing import Any
 
 import trio
 
+from emulator.daemon.poller import Poller, Start
 from emulator.daemon.udp import status_of
 from emulator.daemon.udp_sockets import route_source
 from emulator.status import NtStatus
@@ -109,17 +110,20 @@ class TcpStreams:
     ``perform`` does what the transport returns, and ends the machine when that fails.
     """
 
-    def __init__(self, device: TcpDevice, perform: Callable[[Callable[[], Iterable[Effect]]], None]) -> None:
+    def __init__(
+        self, device: TcpDevice, perform: Callable[[Callable[[], Iterable[Effect]]], None], start: Start
+    ) -> None:
         self._device = device
         self._perform = perform
         self._streams: dict[int, _Stream] = {}
         self._by_descriptor: dict[int, _Stream] = {}
-        self._epoll = select.epoll()
+        self._poller = Poller(self._ready, start)
 
     # ---- what the transport asks
 
     def bind(self, wanted: BindStream) -> SocketAddress:
         """Take a port, at every address that is wanted; what it is. Raises OSError."""
+        self._poller.open()
         for tries_left in reversed(range(PORT_TRIES)):
             holder = _Stream(wanted.key, _bound_socket(wanted.local), holds=True)
             local = _socket_address(holder.socket.getsockname())
@@ -154,9 +158,7 @@ class TcpStreams:
         """The machine ends."""
         for key in list(self._streams):
             self._close(key, abort=True)
-        if not self._epoll.closed:
-            trio.lowlevel.notify_closing(self._epoll.fileno())
-            self._epoll.close()
+        self._poller.close()
 
     def _add(self, stream: _Stream) -> None:
         self._streams[stream.key] = stream
@@ -180,11 +182,11 @@ class TcpStreams:
             return
         descriptor = stream.socket.fileno()
         if mask is None:
-            self._epoll.unregister(descriptor)
+            self._poller.unregister(descriptor)
         elif stream.mask is None:
-            self._epoll.register(descriptor, mask)
+            self._poller.register(descriptor, mask)
         else:
-            self._epoll.modify(descriptor, mask)
+            self._poller.modify(descriptor, mask)
         stream.mask = mask
 
     # ---- listening
@@ -312,21 +314,12 @@ class TcpStreams:
                 break
         return [*effects, StreamChanged(stream.key)]
 
-    # ---- the task
+    # ---- what happens
 
-    async def run(self, pump: Callable[[], None]) -> None:
-        """Serve the sockets for as long as the machine lives. ``pump`` sends on what they brought."""
-        while not self._epoll.closed:
-            try:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                ready = self._epoll.poll(0, READY_SOCKETS)
-            except (trio.ClosedResourceError, ValueError):
-                return  # the machine has ended
-            for descriptor, events in ready:
-                stream = self._by_descriptor.get(descriptor)
-                if stream is not None:
-                    self._serve(stream, events)
-            pump()
+    def _ready(self, descriptor: int, events: int) -> None:
+        stream = self._by_descriptor.get(descriptor)
+        if stream is not None:
+            self._serve(stream, events)
 
     def _serve(self, stream: _Stream, events: int) -> None:
         if stream.holds:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import trio
 
+from emulator.daemon.poller import Poller, Start
 from emulator.daemon.trains import send_burst
 from emulator.daemon.udp import UdpSocket, status_of
 from emulator.status import NtStatus
@@ -25,8 +26,6 @@ from emulator.tdi.queues import QueuedSend
 from emulator.tdi.structures import SocketAddress
 from emulator.tdi.transport import Transport
 
-# Ready sockets looked at in one wake-up; the others are still ready at the next.
-READY_SOCKETS = 64
 # A port the host chose for one address may be taken at another: so often another one is tried.
 PORT_TRIES = 8
 _IN, _OUT, _ERROR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
@@ -78,14 +77,18 @@ class UdpSockets:
     """
 
     def __init__(
-        self, transport: Transport, receive_bytes: int, perform: Callable[[Callable[[], Iterable[Effect]]], None]
+        self,
+        transport: Transport,
+        receive_bytes: int,
+        perform: Callable[[Callable[[], Iterable[Effect]]], None],
+        start: Start,
     ) -> None:
         self._transport = transport
         self._receive_bytes = receive_bytes
         self._perform = perform
         self._groups: dict[int, _Group] = {}
         self._by_descriptor: dict[int, tuple[_Group, UdpSocket]] = {}
-        self._epoll = select.epoll()
+        self._poller = Poller(self._ready, start)
         self.received = 0
         self.late_errors = 0
 
@@ -93,6 +96,7 @@ class UdpSockets:
 
     def bind(self, wanted: BindSocket) -> SocketAddress:
         """Open what a BindSocket asks for; what it is bound to. Raises OSError."""
+        self._poller.open()
         for tries_left in reversed(range(PORT_TRIES)):
             group = _Group(wanted.key, UdpSocket(wanted.local, self._receive_bytes))
             try:
@@ -120,12 +124,12 @@ class UdpSockets:
     def _listen(self, group: _Group, opened: UdpSocket) -> None:
         descriptor = opened.socket.fileno()
         self._by_descriptor[descriptor] = group, opened
-        self._epoll.register(descriptor, _IN)
+        self._poller.register(descriptor, _IN)
 
     def _forget(self, opened: UdpSocket) -> None:
         descriptor = opened.socket.fileno()
         if self._by_descriptor.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            self._poller.unregister(descriptor)
         opened.close()
 
     def close(self, key: int) -> None:
@@ -139,9 +143,7 @@ class UdpSockets:
         """The machine ends."""
         for key in list(self._groups):
             self.close(key)
-        if not self._epoll.closed:
-            trio.lowlevel.notify_closing(self._epoll.fileno())
-            self._epoll.close()
+        self._poller.close()
 
     # ---- groups
 
@@ -211,7 +213,7 @@ class UdpSockets:
 
     def _wait_to_write(self, opened: UdpSocket) -> None:
         opened.waits_to_write = True
-        self._epoll.modify(opened.socket.fileno(), _IN | _OUT)
+        self._poller.modify(opened.socket.fileno(), _IN | _OUT)
 
     def send_burst(self, way: BurstWay, lengths: Sequence[int], data: bytes) -> tuple[int, int, list[Effect]]:
         """Send datagrams that stand back to back in ``data``: how many left, how many bytes, and what else came of it.
@@ -231,27 +233,17 @@ class UdpSockets:
         effects = self._tell_late_errors(group, opened) if opened.has_late_errors else []
         return end.datagrams, end.byte_count, effects
 
-    # ---- the task
+    # ---- what happens
 
-    async def run(self, pump: Callable[[], None]) -> None:
-        """Serve the sockets; ``pump`` sends on what they brought."""
-        while True:
-            try:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                ready = self._epoll.poll(0, READY_SOCKETS)
-            except (trio.ClosedResourceError, ValueError):
-                return
-            for descriptor, events in ready:
-                # One may have been closed by what another brought.
-                found = self._by_descriptor.get(descriptor)
-                if found is not None:
-                    self._serve(*found, events)
-            pump()
+    def _ready(self, descriptor: int, events: int) -> None:
+        found = self._by_descriptor.get(descriptor)
+        if found is not None:
+            self._serve(*found, events)
 
     def _serve(self, group: _Group, opened: UdpSocket, events: int) -> None:
         if events & _OUT and opened.waits_to_write:
             opened.waits_to_write = False
-            self._epoll.modify(opened.socket.fileno(), _IN)
+            self._poller.modify(opened.socket.fileno(), _IN)
             self._perform(lambda: self.transmit(group.key))
         if events & _ERROR or opened.has_late_errors:
             self._perform(lambda: self._tell_late_errors(group, opened))

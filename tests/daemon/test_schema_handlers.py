@@ -24,10 +24,10 @@ async def test_a_method_has_a_handler_with_its_arguments(method: Method) -> None
     server = Server(Config())
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        handlers = Session(server, UnixStream(ours, server.config.limits.outbox_bytes), 1)._collect_handlers()
+        handler = Session(server, UnixStream(ours, server.config.limits.outbox_bytes), 1).handler_of(method)
     for machine in server.machines.values():
         machine.close()
-    taken = list(inspect.signature(handlers[method]).parameters)
+    taken = list(inspect.signature(handler).parameters)
     wanted = [field.name for field in method.params]
     if method.kind is Kind.REQUEST:
         wanted.insert(0, "msgid")
