@@ -14,7 +14,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def programs() -> list[str]:
-    """The Python blocks of the README, in order: guest, host, datagram, event handler."""
+    """The Python blocks of the README, in order: guest, host, datagram, event handler, connection."""
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -42,3 +42,11 @@ async def test_the_event_handler_of_the_readme_is_called(tmp_path: Path) -> None
         with trio.fail_after(30):
             finished = await run_client(tmp_path / "handler.py", daemon=daemon)
     assert re.fullmatch(r"\('127\.0\.0\.1', \d+\) b'hello' 5\n", finished.stdout)
+
+
+async def test_the_connection_of_the_readme_is_made_and_released(tmp_path: Path) -> None:
+    (tmp_path / "connection.py").write_text(programs()[4])
+    async with start_daemon(tmp_path) as daemon:
+        with trio.fail_after(30):
+            finished = await run_client(tmp_path / "connection.py", daemon=daemon)
+    assert finished.stdout == "from 127.0.0.1\nb'HELLO'\n"
