@@ -93,7 +93,7 @@ class MachineRequests:
         elif what == "waiting":
             entries = [entry for each in machines for entry in describe_waiting(each)]
         elif what == "segments":
-            entries = server.segments.describe()
+            entries = server.segments_for(who)
         else:
             known = "daemon, machines, channels, details, waiting or segments"
             text = f"there is nothing called {what!r} to inspect; try {known}"

@@ -7,7 +7,7 @@ a machine is handed to the machine, which is what ends when something goes wrong
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +36,18 @@ class Member(Protocol):
 
     def perform(self, effects: Iterable[Effect]) -> None:
         """Perform what a segment has for it; whatever goes wrong is the machine's."""
+
+
+def without_strangers(described: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """A segment as somebody sees it who may know of some machines only: nothing in it names another."""
+    machines = described["machines"]
+    if all(name in known for name in machines):
+        return described
+    return described | {
+        "machines": {name: host for name, host in machines.items() if name in known},
+        "partition": [side for names in described["partition"] if (side := [n for n in names if n in known])],
+        "gateway": None,  # its ports are of the machines' addresses
+    }
 
 
 def luck(seed: int) -> Luck:

@@ -24,8 +24,8 @@ from emulator.daemon.pages import open_pages
 from emulator.daemon.population import Changes, Population
 from emulator.daemon.quic import QuicListener
 from emulator.daemon.reload import Reloader
-from emulator.daemon.roles import Access, Identity
-from emulator.daemon.segments import Segments
+from emulator.daemon.roles import Access, Identity, Role
+from emulator.daemon.segments import Segments, without_strangers
 from emulator.daemon.service_manager import ATTACH_SOCKET, METRICS_SOCKET, ServiceManager
 from emulator.daemon.session import Session
 from emulator.daemon.streams import Stream, UnixStream
@@ -82,6 +82,13 @@ class Server:
     def machines_for(self, identity: Identity) -> list[Machine]:
         """The machines somebody may know of."""
         return [machine for name, machine in self.machines.items() if self.access.shows(identity, name)]
+
+    def segments_for(self, identity: Identity) -> list[dict[str, Any]]:
+        """The segments of those machines, with their names alone; an admin gets all."""
+        if self.access.allows(identity, Role.ADMIN):
+            return self.segments.describe()
+        known = {machine.name for machine in self.machines_for(identity)}
+        return [shown for each in self.segments.describe() if (shown := without_strangers(each, known))["machines"]]
 
     def find_machine(self, name: str, identity: Identity) -> Machine:
         """The machine of that name, for somebody. One that they have no role on is as absent as one that is not."""
