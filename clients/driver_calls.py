@@ -12,6 +12,7 @@ from clients.calls import Call, RequestFailed
 from clients.direct import DirectEnd
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks, DriverPhase, DriverSend, DriverState
+from clients.driver_limits import CurrentRules
 from clients.driver_running import running_callback
 from clients.inbox import EndState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory
@@ -21,8 +22,8 @@ from emulator.memory import PAGE_SIZE, GpaRange, Mdl, MdlFlags
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.channel_setup import ChannelSetup
 from emulator.vmbus.life_cycle import Callback
-from emulator.vmbus.profile import EndpointLimits, Side
-from emulator.vmbus.send_rules import SendFlags, SendRules
+from emulator.vmbus.profile import Side
+from emulator.vmbus.send_rules import SendFlags
 from emulator.vmbus.synchronous import check_synchronous, fit_completion
 from emulator.wire.runs import pack_mdl_chain, parse_mdl_chain_untrusted
 from emulator.wire.schema import (
@@ -43,9 +44,6 @@ from emulator.wire.schema import (
 Payload = bytes | bytearray | memoryview
 # While these run, no packet of the channel's own comes to its end.
 _NOTHING_ENDS = frozenset({Callback.OPENED, Callback.CLOSED, Callback.STARTED, Callback.SUSPEND})
-
-# More than any ring: before there is one, its size is nobody's fault.
-_NO_RING_YET = 1 << 40
 
 
 class DriverCore:
@@ -68,6 +66,7 @@ class DriverCore:
         if self._direct is not None:
             of = protocol, self.state.machine
             self.state.attach = partial(requests.attach_driver, of, self._direct, self.state)
+        self._rules = CurrentRules(protocol, self.state, self.setup, self._memory.byte_count // PAGE_SIZE)
         self._is_allocated = False
         self._is_disposed = False
 
@@ -176,24 +175,6 @@ class DriverCore:
 
     # ---- sending
 
-    def _rules(self) -> SendRules:
-        state, values = self.state, self.setup.values
-        profile = self.protocol.profile_of(state.machine)
-        packet, external, mdls = state.largest
-        limits = EndpointLimits(
-            max_packet_bytes=packet or values.packet_bytes or profile.limits.max_packet_bytes,
-            max_external_bytes=external or values.external_bytes or profile.limits.max_external_bytes,
-            max_external_chain=mdls or values.external_mdls or profile.limits.max_external_chain,
-        )
-        return SendRules(
-            state.side,
-            profile.kmcl,
-            limits,
-            is_pipe=state.pipe or values.is_pipe,
-            page_count=self._memory.byte_count // PAGE_SIZE,
-            largest_cost=state.ring_bytes - 16 if state.ring_bytes else _NO_RING_YET,
-        )
-
     def _submit(self, attempt: Callable[[EndState], Any]) -> DriverSend:
         return self.state.submit(attempt, self.protocol.abandon)
 
@@ -218,7 +199,7 @@ class DriverCore:
     def submit(self, buffer: Payload, mdl: Mdl | None, flags: int, *, may_queue: bool = True) -> DriverSend:
         """Windows: VmbPacketSend. Raises Refused."""
         self._require_not_disposed()
-        self._rules().packet(len(buffer), mdl, int(flags))
+        self._rules.current().packet(len(buffer), mdl, int(flags))
         data = bytes(buffer)
         if not may_queue and (self.state.held or not self.state.sends or self.state.opening is None):
             text = "the channel is not open, and the packet may not wait until it is"
@@ -230,7 +211,7 @@ class DriverCore:
     def submit_external_mdl(self, buffer: Payload, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DriverSend:
         """Windows: VmbPacketSendWithExternalMdl. Raises Refused."""
         self._require_not_disposed()
-        self._rules().external_mdl(len(buffer), mdl, *span, int(flags))
+        self._rules.current().external_mdl(len(buffer), mdl, *span, int(flags))
         data = bytes(buffer)
         send = requests.send_with_external_mdl
         return self._lent(self._submit(lambda end: send(self.protocol, end, data, mdl, span, flags)), buffer, flags)
@@ -238,7 +219,7 @@ class DriverCore:
     def submit_external_pfns(self, buffer: Payload, pfns: Sequence[int] | None, flags: int) -> DriverSend:
         """Windows: VmbPacketSendWithExternalPfns. Raises Refused."""
         self._require_not_disposed()
-        self._rules().external_pfns(len(buffer), pfns, int(flags))
+        self._rules.current().external_pfns(len(buffer), pfns, int(flags))
         data = bytes(buffer)
         send = requests.send_with_external_pfns
         return self._lent(self._submit(lambda end: send(self.protocol, end, data, pfns, flags)), buffer, flags)

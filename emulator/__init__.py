@@ -19,6 +19,8 @@ ring           one direction of a channel, in guest memory                      
 endpoint       one end of an open channel: KMCL packet semantics over two rings    ``vmbus/endpoint.py``
 offer,         a channel to be had; one opening of it, with an end for each side   ``daemon/channels.py``,
 channel                                                                            ``daemon/channel_side.py``
+driver         a channel with KMCL's life cycle and callbacks                      ``vmbus/life_cycle.py``,
+channel                                                                            ``daemon/driver.py``
 the buses      what offers, opens and closes channels, by control messages alone   ``daemon/bus.py``
 doorbell       "look at the ring": what cores return, never call                   ``daemon/channel_side.py``
 window         how much a client may have on the way, for one channel or address   ``wire/window.py``

@@ -31,6 +31,10 @@ class GuestDriver(Driver):
     def enable(self) -> None:
         """Windows: VmbChannelEnable. Raises Refused with nothing done."""
         self.machine.bus.connect()
+        waiting = len(self.machine.waiting)
+        if waiting >= self.session.limits.waiting_opens_per_machine:
+            text = f"{waiting} guests already wait for offers on {self.machine.name}"
+            raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
         self.perform(self.life.enable(trio.current_time()))
 
     def _decided(self, accepts: bool) -> None:

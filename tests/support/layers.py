@@ -124,6 +124,7 @@ CLIENT_SHARED = (
     "clients.connection_calls",
     "clients.driver_calls",
     "clients.driver_running",
+    "clients.driver_limits",
     "clients.verifier",
 )
 CLIENT_SYNC = (

@@ -174,3 +174,21 @@ def test_36_a_ring_broken_before_a_batch_takes_none_of_it() -> None:
     with pytest.raises(RingCorruption):
         pair.guest.send_many([b""] * 3, "abc")
     assert pair.guest.close() == []
+
+
+def test_b4_what_was_read_is_published_once_for_a_batch_and_rings_once() -> None:
+    """The sender waits for room; one receive takes all there is, moves the index once, and says "ring" once."""
+    pair = ChannelPair()
+    sent = 0
+    while not pair.guest.queued_packets:
+        pair.guest.send(bytes(500), None, 0, sent)
+        sent += 1
+    incoming = pair.to_host
+    before = incoming.control[OUT]
+    progress = take(pair.host)
+    assert progress.drained_packets == sent - 1
+    assert progress.doorbell
+    assert incoming.control[OUT] != before
+    assert not take(pair.host).doorbell, "and no second time"
+    assert [each.context for each in take(pair.guest).completed] == [sent - 1], "the one that waited goes out"
+    assert len(take(pair.host).packets) == 1
