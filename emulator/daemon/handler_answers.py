@@ -60,6 +60,7 @@ class HandlerAnswers:
             text = f"the chained datagram {descriptor} is another client's"
             raise Refused(NtStatus.INVALID_PARAMETER, text, rule="R39")
         self._transport.return_chained([descriptor])
+        self._perform(self._transport.connections.endpoints.events.loans_returned(trio.current_time()))
 
     def forget_loans(self, gone: Callable[[object], bool]) -> None:
         """Owners are gone, and what they kept of chained datagrams with them."""

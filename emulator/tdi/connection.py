@@ -127,7 +127,7 @@ class ConnectionEndpoint:
             queued = QueuedData(irp, data, end_of_record=ends, expedited=expedited)
             irp.mark_pending()
         self.outgoing.put(queued, now)
-        if request.flags & SendFlags.AND_DISCONNECT:
+        if request.flags & SendFlags.AND_DISCONNECT and whole:
             self.move(Input.RELEASE)
             self.outgoing.is_released = True
         return effects + self._kick(now)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MOST_INDICATED_BYTES = 65_535
 """What one event can show; there may be more, which is indicated next."""
 
+_CHAINED = (EventType.CHAINED_RECEIVE, EventType.CHAINED_RECEIVE_EXPEDITED)
 _OPEN = frozenset({State.CONNECTED, State.RELEASE_SENT})
 
 
@@ -68,6 +69,16 @@ class ConnectionEvents:
         self._machine = machine
         self.calls = calls
         self._loans = loans
+        self._starved: dict[ConnectionEndpoint, None] = {}
+
+    def loans_returned(self, now: float) -> list[Effect]:
+        """There may be something to lend again: those who waited for that go on."""
+        starved, self._starved = self._starved, {}
+        return [effect for endpoint in starved for effect in endpoint.settle(now)]
+
+    def forget(self, endpoint: ConnectionEndpoint) -> None:
+        """It is closed."""
+        self._starved.pop(endpoint, None)
 
     def tell(self, endpoint: ConnectionEndpoint, event_type: EventType, event: Event) -> list[Effect]:
         """Call a handler whose answer does not count, if there is one (C37)."""
@@ -85,19 +96,17 @@ class ConnectionEvents:
         expedited = bool(incoming.expedited)
         if not expedited and not incoming.normal:
             return []
-        found = self._handler(endpoint, expedited=expedited)
-        if found is None:
-            return []
-        handler, chained = found
         store = incoming.expedited if expedited else incoming.normal
         by_records = expedited or endpoint.profile.mode is ConnectionMode.MESSAGE
         data, ended = store.take(MOST_INDICATED_BYTES, by_records=by_records, keep=True)
-        shown, loan = data, None
-        if chained:
-            loan = self._loans.lend(Lent(len(data)), address.owner)
-            if loan is None:
-                return []
-        elif endpoint.profile.lookahead_bytes is not None:
+        found = self._handler(endpoint, len(data), expedited=expedited)
+        if found is None:
+            if any(address.handlers.get(each) for each in _CHAINED):
+                self._starved[endpoint] = None
+            return []
+        handler, loan = found
+        shown = data
+        if loan is None and endpoint.profile.lookahead_bytes is not None:
             shown = data[: endpoint.profile.lookahead_bytes]
         flags = ReceiveFlags.EXPEDITED if expedited else ReceiveFlags.NORMAL
         if ended and len(shown) == len(data):
@@ -113,8 +122,13 @@ class ConnectionEvents:
         call = DataCall(self, endpoint, _Shown(incoming, expedited, len(shown), len(data), loan))
         return [self.calls.ask(call, address, handler, event, now)]
 
-    def _handler(self, endpoint: ConnectionEndpoint, *, expedited: bool) -> tuple[Handler, bool] | None:
-        """Whom to call for data of a kind, and whether it is a chained handler; None when there is nobody."""
+    def _handler(
+        self, endpoint: ConnectionEndpoint, byte_count: int, *, expedited: bool
+    ) -> tuple[Handler, Loan | None] | None:
+        """Whom to call for data of a kind, with a loan for a chained handler; None when there is nobody.
+
+        With nothing left to lend the normal handler is called instead (R40).
+        """
         address = endpoint.address
         assert address is not None, "only an associated endpoint has data"
         order = [(EventType.CHAINED_RECEIVE, True), (EventType.RECEIVE, False)]
@@ -126,8 +140,9 @@ class ConnectionEvents:
             ]
         for event_type, chained in order:
             handler = address.handlers.get(event_type)
-            if handler is not None:
-                return handler, chained
+            loan = self._loans.lend(Lent(byte_count), address.owner) if chained and handler is not None else None
+            if handler is not None and (loan is not None or not chained):
+                return handler, loan
         return None
 
     def answered(self, endpoint: ConnectionEndpoint, shown: _Shown, answer: Answer, now: float) -> list[Effect]:

@@ -95,6 +95,7 @@ class Connections:
         """Forget one that was cleaned up."""
         del self._endpoints[endpoint.handle]
         self._timed.pop(endpoint, None)
+        self.events.forget(endpoint)
 
     def of_address(self, address: AddressObject) -> list[ConnectionEndpoint]:
         """The endpoints associated with an address (C3)."""

@@ -123,6 +123,19 @@ def test_c24_only_where_it_is_advertised() -> None:
     assert bench.near.state(here) is State.CONNECTED
 
 
+def test_c23_c24_what_is_left_of_a_non_blocking_send_does_not_release() -> None:
+    bench = Bench(stream=True, send_buffer_bytes=4, receive_buffer_bytes=1)
+    here, there = bench.connected()
+    flags = SendFlags.NON_BLOCKING | SendFlags.AND_DISCONNECT
+    part = bench.outcome(bench.near.send(here, b"123456", flags))
+    assert part is not None
+    assert part.information == 4
+    assert bench.near.state(here) is State.CONNECTED
+    assert b"".join(bench.far.got(there, 1)[0] for _ in range(4)) == b"1234"
+    bench.near.send(here, b"56", flags)
+    assert bench.near.state(here) is State.RELEASE_SENT
+
+
 def test_c25_too_long_and_empty_sends() -> None:
     bench = Bench(max_send_bytes=100)
     here, there = bench.connected()
@@ -325,6 +338,17 @@ def test_c34_an_abort_overtakes_a_release() -> None:
     assert bench.ended(release) == (NtStatus.LOCAL_DISCONNECT, "C32")
     assert bench.ended(bench.far.send(there, b"x")) == (NtStatus.CONNECTION_RESET, "C38")
     assert bench.near.state(here) is bench.far.state(there) is State.ASSOCIATED
+
+
+def test_c32_a_disconnect_ends_an_attempt() -> None:
+    bench = Bench()
+    bench.segment.stall()
+    here = bench.near.associated()
+    connect = bench.near.connect(here, bench.there)
+    assert bench.ended(bench.near.disconnect(here, ABORT))[0] is SUCCESS
+    assert bench.ended(connect) == (NtStatus.LOCAL_DISCONNECT, "C32")
+    assert bench.near.state(here) is State.ASSOCIATED
+    assert not bench.segment.links
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(None, 120.0), (2.0, 2.0)])

@@ -170,6 +170,32 @@ def test_c29_a_chained_tsdu_is_lent_until_it_is_returned() -> None:
     assert not bench.asks
 
 
+def test_c29_r40_with_nothing_left_to_lend_the_normal_handler_is_called() -> None:
+    bench = Bench()
+    here, _ = handled(bench, EventType.CHAINED_RECEIVE, EventType.RECEIVE)
+    for number in range(64):
+        bench.near.send(here, b"%d" % number)
+        assert bench.asks[0].handler.event is EventType.CHAINED_RECEIVE
+        bench.far.answer(NtStatus.PENDING)
+    bench.near.send(here, b"one too many")
+    assert (bench.asks[0].handler.event, bench.asks[0].event.data) == (EventType.RECEIVE, b"one too many")
+
+
+def test_c29_data_that_wait_for_something_to_lend_are_indicated_when_it_is_returned() -> None:
+    bench = Bench()
+    here, _ = handled(bench, EventType.CHAINED_RECEIVE)
+    descriptors = []
+    for _ in range(64):
+        bench.near.send(here, b"kept")
+        descriptors.append(bench.asks[0].event.descriptor)
+        bench.far.answer(NtStatus.PENDING)
+    bench.near.send(here, b"waits")
+    assert not bench.asks
+    bench.far.transport.return_chained(descriptors[:1])
+    bench.perform(bench.far.transport.connections.endpoints.events.loans_returned(bench.now))
+    assert bench.asks[0].event.data == b"waits"
+
+
 @both_modes
 def test_c29_after_a_refusal_no_handler_is_called_until_a_receive_is_posted(stream: bool) -> None:
     bench = Bench(stream=stream)
