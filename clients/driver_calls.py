@@ -94,14 +94,17 @@ class DriverCore:
 
         def build(result: tuple[Any, ...]) -> None:
             state.number, state.verifier.is_on = result
+            self._is_allocated = True
             self.protocol.add_driver(state)
             if state.quota is not None:
                 self.protocol.call(DRIVER_QUOTA, state.number, state.quota)
 
         def undo(result: tuple[Any, ...]) -> None:
+            # Nobody waits for it: the next enable begins anew.
+            self._is_allocated = False
+            self.protocol.forget_driver(state)
             self.protocol.call(DRIVER_CLEANUP, result[0])
 
-        self._is_allocated = True
         return self.protocol.call(
             DRIVER_ALLOCATE, state.machine, is_host, is_direct, document, *GRANT, build=build, undo=undo
         )
@@ -343,8 +346,11 @@ class DriverCore:
             self.state.gpadls.add(result[0])
             self.verifier.place("gpadl", result[0], place)
 
+        def undo(result: tuple[Any, ...]) -> None:
+            self.delete_gpadl(result[0])
+
         args = self._known_number(), read_only, pack_mdl_chain(mdl), offset, length
-        return self.protocol.call(GPADL_CREATE, *args, build=build)
+        return self.protocol.call(GPADL_CREATE, *args, build=build, undo=undo)
 
     def delete_gpadl(self, handle: int) -> Call:
         """Windows: VmbChannelDeleteGpadl."""
@@ -353,7 +359,11 @@ class DriverCore:
 
     def map_gpadl(self, handle: int, *, read_only: bool) -> Call:
         """Windows: VmbChannelMapGpadl."""
-        return self.protocol.call(GPADL_MAP, self._known_number(), handle, read_only)
+
+        def undo(result: tuple[Any, ...]) -> None:
+            self.unmap_gpadl(handle)
+
+        return self.protocol.call(GPADL_MAP, self._known_number(), handle, read_only, undo=undo)
 
     @staticmethod
     def mapped(result: tuple[Any, ...]) -> Mdl:

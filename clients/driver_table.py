@@ -41,6 +41,11 @@ class DriverTable(Holdings):
         """A driver channel was allocated."""
         self._drivers[state.number] = state
 
+    def forget_driver(self, state: DriverState) -> None:
+        """Its allocation was undone; it may be allocated again."""
+        self._drivers.pop(state.number, None)
+        state.number = 0
+
     def drop_driver(self, state: DriverState, error: Exception) -> None:
         """It was cleaned up."""
         self._drivers.pop(state.number, None)
@@ -103,6 +108,8 @@ class DriverTable(Holdings):
             self.outgoing += encode_response(msgid, int(NtStatus.SUCCESS))
             return
         state.begin(kind)
+        if kind == Callback.CLOSED:
+            self._paging = [entry for entry in self._paging if entry[2] is not state]
         if kind == Callback.CLOSED and state.opening is not None and not isinstance(state.opening, ChannelState):
             self.drop_channel(state.opening, self._closed_status(state), "the channel closed")
         elif kind == Callback.SUSPEND:

@@ -148,12 +148,12 @@ class MachineBus:
 
     def host_opened(self, offer: Offer, status: int) -> None:
         """A host's driver, asked by ``Driver.opening``, says whether it opens its end."""
-        if offer.key in self._offers:
+        if offer.key in self._offers and self._machine.failure is None:
             self._run(self._host.device_opened(offer.key, self.rings.finish_open(offer, status)))
 
     def host_closed(self, offer: Offer) -> None:
         """A host's driver is done with an opening that its guest has closed."""
-        if offer.key in self._offers:
+        if offer.key in self._offers and self._machine.failure is None:
             self._run(self._host.device_closed(offer.key))
 
     @property

@@ -12,6 +12,7 @@ from clients.driver import DriverPhase, DriverSend
 from clients.driver_channel import DriverChannel
 from emulator.status import NtStatus, Refused
 from tests.clients.driver_pair import DISK, Seen, active, both_active, echo, guest_of, host_of, machines
+from tests.clients.test_trio_face import cancelled_after
 
 MODES = pytest.mark.parametrize(
     ("guest_mode", "host_mode"),
@@ -182,6 +183,30 @@ async def test_a_simple_host_serves_a_guest_with_a_life_cycle(tmp_path: Path) ->
         assert ended.value.status is NtStatus.DEVICE_REMOVED
         await guest.until(DriverPhase.DISABLED)
         assert seen.names == OPENING + CLOSING
+
+
+@pytest.mark.parametrize("ticks", range(0, 14, 2))
+async def test_enable_cancelled_anywhere_can_be_tried_again_or_left(tmp_path: Path, ticks: int) -> None:
+    async with machines(tmp_path) as (server, near, far):
+        host = host_of(far, Seen())
+        was_cancelled = await cancelled_after(ticks, host.enable)
+        await far._connection.ping()
+        if not was_cancelled or host.phase is DriverPhase.ENABLED:
+            await host.disable()
+        await host.enable()
+        assert [entry["state"] for entry in server.machines["vm1"].describe_channels()] == ["offered"]
+        guest = guest_of(near, Seen())
+        await guest.enable()
+        await guest.until(DriverPhase.OPEN)
+        with near.memory.allocate(8) as data:
+            await cancelled_after(ticks, lambda: guest.create_gpadl(data))
+            await near._connection.ping()
+            left = len(server.machines["vm1"].describe_channels()[0]["gpadls"]) - 1
+            assert left == len(guest._state.gpadls), "one that nobody knows of is deleted"
+        await guest.disable()
+        await host.disable()
+        await host.cleanup()
+        assert server.machines["vm1"].describe_channels() == []
 
 
 async def test_start_and_pause_and_disable_are_refused_in_a_callback(tmp_path: Path) -> None:
