@@ -17,6 +17,7 @@ from clients.kmcl_types import DISPATCH_LEVEL, PASSIVE_LEVEL
 from emulator.status import Misuse, NtStatus, Refused
 
 P = ParamSpec("P")
+Bytes = bytes | bytearray | memoryview
 
 
 class _Processor:
@@ -115,11 +116,14 @@ async def call_back(callback: Callable[..., Any], *args: object, at_dispatch: bo
     return await result if inspect.isawaitable(result) else result
 
 
-def cut(Buffer: bytes | bytearray | memoryview | None, BufferLength: int) -> bytes:
-    """The first ``BufferLength`` bytes of a buffer; NULL has none. Raises Misuse for more than there are."""
+def cut(Buffer: Bytes | None, BufferLength: int) -> Bytes:
+    """The first ``BufferLength`` bytes of a buffer; NULL has none. Raises Misuse for more than there are.
+
+    All of a buffer is the buffer itself, so that the verifier can see it change.
+    """
     have = 0 if Buffer is None else len(Buffer)
     if BufferLength > have or BufferLength < 0:
         raise Misuse(f"a buffer of {have} bytes was passed with length {BufferLength}")
-    if isinstance(Buffer, bytes) and BufferLength == have:
+    if Buffer is not None and BufferLength == have:
         return Buffer
     return b"" if Buffer is None else bytes(Buffer[:BufferLength])

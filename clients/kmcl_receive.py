@@ -38,8 +38,12 @@ class VMBPACKETCOMPLETION:
 
     def end(self, how: str) -> None:
         """It is completed, failed, deferred or pended, once."""
+        verifier = self.channel.driver.verifier
         if self.ended:
-            raise Misuse(f"this packet was {self.ended} and is now to be {how}; a packet ends once (R3, 4.4)")
+            what = f"this packet was {self.ended} and is now to be {how}"
+            verifier.report("4.4", what, verifier.place_of(self))
+            raise Misuse(f"{what}; a packet ends once (R3, 4.4)")
+        verifier.remember(self)
         self.ended = how
 
 
@@ -105,7 +109,7 @@ def VmbChannelPacketComplete(
 
     Python: `clients.driver_channel.DriverPacket.complete`. Rules: R3, Q1, Q3, 4.4.
     """
-    payload = cut(PacketCompletionBuffer, BufSize)
+    payload = bytes(cut(PacketCompletionBuffer, BufSize))
     PacketCompletionContext.end("completed")
     try:
         PacketCompletionContext.packet.complete_now(payload)

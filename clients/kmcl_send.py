@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clients.kmcl_calls import awaits_status, cut, refused, require_passive, returns_status
+from clients.kmcl_calls import Bytes, awaits_status, cut, refused, require_passive, returns_status
 from clients.kmcl_packet import VMBPACKET
 from clients.kmcl_types import VMBUS_CHANNEL_FORMAT_FLAG_WAIT_FOR_COMPLETION, Out
 from emulator.memory import Mdl
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 FILETIME_OF_1970 = 116_444_736_000_000_000
 UNITS_PER_SECOND = 10_000_000
-Bytes = bytes | bytearray | memoryview
 
 
 def _send(packet: VMBPACKET, what: str, flags: int, start: Callable[[DriverChannel], Any]) -> None:
