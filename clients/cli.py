@@ -21,6 +21,7 @@ from clients.commands.completion import VARIABLE, completion
 from clients.commands.datagrams import datagram
 from clients.commands.demo import demo
 from clients.commands.inspect import inspect_machine, top, why
+from clients.commands.keys import keys
 from clients.commands.look import channels, client_version, log_level, machines, version
 from clients.commands.machine import machine
 from clients.commands.packets import send, serve_echo
@@ -43,9 +44,16 @@ TRACEBACK_VARIABLE = "VMBUSCTL_TRACEBACK"
     type=click.Path(path_type=Path),
     help="Socket of the daemon. [default: $VMBUS_SOCKET, else vmbusd.sock in $XDG_RUNTIME_DIR or /run]",
 )
+@click.option("--connect", "remote", metavar="PLACE", help="A daemon over UDP instead, such as quic://192.0.2.7:4433.")
+@click.option(
+    "--credentials",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="VMBUS_CREDENTIALS",
+    help="What --connect shows: a directory that keys add made. [default: $VMBUS_CREDENTIALS]",
+)
 @click.version_option(client_version(), prog_name="vmbusctl")
 @click.pass_context
-def vmbusctl(ctx: click.Context, socket_path: Path | None) -> None:
+def vmbusctl(ctx: click.Context, socket_path: Path | None, remote: str | None, credentials: Path | None) -> None:
     """Look into a running vmbusd, and exchange packets and datagrams with its machines.
 
     Start the daemon first (vmbusd); only demo brings its own.
@@ -76,6 +84,7 @@ COMMANDS = (
     serve_echo,
     datagram,
     compare_wsk,
+    keys,
     demo,
     completion,
 )

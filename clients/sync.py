@@ -275,6 +275,11 @@ def connect(
     ``timeout_seconds`` bounds each wait for the daemon (TimeoutError); None waits for ever. With direct channels a wait
     looks at their rings for up to ``busy_poll_seconds`` before it sleeps, where that pays. Else like the trio face.
     """
+    if isinstance(path, str) and path.startswith("quic://"):
+        raise ValueError(
+            f"clients.sync cannot attach to {path}: between its calls nothing runs that would acknowledge packets or "
+            "keep the path alive; use clients.connect, which has an event loop"
+        )
     sock = open_socket(path)
     sock.settimeout(timeout_seconds)
     connection = Connection(sock, map_memory=map_memory, busy_poll_seconds=busy_poll_seconds)

@@ -32,9 +32,14 @@ class Interrupted(Exception):
         self.number = number
 
 
-def socket_path() -> Path:
-    """The daemon's socket for this command line: ``--socket``, or the default one."""
-    chosen = click.get_current_context().find_root().params.get("socket_path")
+def socket_path() -> Path | str:
+    """Where the daemon of this command line is: ``--connect``, ``--socket``, or the default socket."""
+    given = click.get_current_context().find_root().params
+    remote, chosen = given.get("remote"), given.get("socket_path")
+    if remote is not None:
+        if chosen is not None:
+            raise click.UsageError("--connect and --socket name two daemons; give one of them")
+        return str(remote)
     return Path(chosen) if chosen is not None else default_socket_path()
 
 
@@ -71,10 +76,11 @@ async def _until_signal(work: Work) -> None:
 
 
 @asynccontextmanager
-async def attached(path: Path, *, map_memory: bool = True) -> AsyncIterator[Connection]:
+async def attached(path: Path | str, *, map_memory: bool = True) -> AsyncIterator[Connection]:
     """A connection to the daemon at ``path``; fails when something is there and does not answer."""
+    credentials = click.get_current_context().find_root().params.get("credentials")
     with trio.CancelScope(deadline=trio.current_time() + HELLO_SECONDS) as scope:
-        async with connect(path, name="vmbusctl", map_memory=map_memory) as daemon:
+        async with connect(path, name="vmbusctl", map_memory=map_memory, credentials=credentials) as daemon:
             scope.deadline = math.inf
             yield daemon
     if scope.cancelled_caught:

@@ -38,7 +38,7 @@ def compare_wsk(machine: str, network: str, wants_all: bool, wants_json: bool) -
     run(partial(_compare, socket_path(), machine, network, wants_all, wants_json))
 
 
-async def _compare(path: Path, machine: str, network: str, wants_all: bool, wants_json: bool) -> None:
+async def _compare(path: Path | str, machine: str, network: str, wants_all: bool, wants_json: bool) -> None:
     async with (
         attached(path) as daemon,
         within(SCENARIO_SECONDS, f"the scenario did not come to its end in {SCENARIO_SECONDS:g} s"),

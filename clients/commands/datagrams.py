@@ -85,7 +85,7 @@ def send_datagram(
 
 
 async def _send(
-    path: Path,
+    path: Path | str,
     name: str,
     network: str,
     local: tuple[str, int],
@@ -159,7 +159,7 @@ def listen(machine: str, network: str, bind: tuple[str, int], count: int | None,
 
 
 async def _listen(
-    path: Path, name: str, network: str, local: tuple[str, int], count: int | None, wants_json: bool
+    path: Path | str, name: str, network: str, local: tuple[str, int], count: int | None, wants_json: bool
 ) -> None:
     seen = 0
     async with attached(path, map_memory=False) as daemon:

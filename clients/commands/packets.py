@@ -114,7 +114,9 @@ def send(
     run(partial(_send, socket_path(), machine, interface, order, wait_seconds, wants_json))
 
 
-async def _send(path: Path, name: str, interface: UUID, order: Order, wait_seconds: float, wants_json: bool) -> None:
+async def _send(
+    path: Path | str, name: str, interface: UUID, order: Order, wait_seconds: float, wants_json: bool
+) -> None:
     async with attached(path) as daemon:
         machine = await daemon.machine(name)
         buffer = await _load(machine, order.external) if order.external is not None else None
@@ -137,7 +139,7 @@ async def _load(machine: Machine, path: Path) -> Buffer:
     """The bytes of a file in guest memory."""
     data = read_file(path, machine.memory.byte_count)
     buffer = await machine.allocate(len(data))
-    buffer.write(0, data)
+    await machine.write_memory(buffer.range, data)
     return buffer
 
 
@@ -209,22 +211,22 @@ def serve_echo(machine: str, interface: UUID, checksum: bool) -> None:
     run(partial(_serve_echo, socket_path(), machine, interface, checksum))
 
 
-async def _serve_echo(path: Path, name: str, interface: UUID, checksum: bool) -> None:
+async def _serve_echo(path: Path | str, name: str, interface: UUID, checksum: bool) -> None:
     async with attached(path) as daemon:
         machine = await daemon.machine(name)
         async with await machine.offer_channel(interface) as offered:
             say(f"serving echo on {name}, interface {interface}; Ctrl-C ends it")
             async for packet in offered:
-                await packet.complete(_answer(packet, checksum))
+                await packet.complete(await _answer(packet, checksum))
     raise CommandFailed(f"the daemon took the offer on {name} back; look at its log, then offer again")
 
 
-def _answer(packet: Packet, checksum: bool) -> bytes:
+async def _answer(packet: Packet, checksum: bool) -> bytes:
     """What a packet is completed with. A guest that names memory which is not there gets an empty answer."""
     if not (checksum and packet.has_external_data):
         return packet.payload
     try:
-        return hashlib.sha256(packet.external_data()).digest()
+        return hashlib.sha256(await packet.read_external_data()).digest()
     except RequestFailed as error:
         click.echo(f"vmbusctl: a packet's external data cannot be read: {error}", err=True)
         return b""

@@ -142,7 +142,7 @@ def _changes(settings: tuple[str, ...]) -> dict[str, Any]:
     return changes
 
 
-async def _change(path: Path, name: str, changes: dict[str, Any], wants_json: bool) -> None:
+async def _change(path: Path | str, name: str, changes: dict[str, Any], wants_json: bool) -> None:
     async with attached(path, map_memory=False) as daemon:
         shown = await daemon.change_segment(name, **changes)
     if wants_json:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from emulator.config import MachineConfig, Name
 from emulator.config_file import ConfigError, sentences
 from emulator.daemon.log import LEVELS, logger, set_level
+from emulator.daemon.quic_keys import KeysUnreadable
 from emulator.daemon.reload import with_machines
 from emulator.daemon.roles import UnknownName
 from emulator.status import NtStatus, Refused
@@ -54,6 +55,12 @@ class OperationRequests:
             raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
         server.changes.remove(name, f"{self._session} removed it")
         return ()
+
+    def keys_reload(self, msgid: int) -> tuple[Any, ...]:
+        try:
+            return self._session.server.reload_keys()
+        except KeysUnreadable as error:
+            raise Refused(NtStatus.UNSUCCESSFUL, str(error)[:MOST_TEXT]) from None
 
     def daemon_log_level(self, msgid: int, level: str) -> tuple[Any, ...]:
         if level not in LEVELS:

@@ -15,7 +15,7 @@ import trio
 
 from emulator.config import QuicConfig
 from emulator.daemon.log import logger
-from emulator.daemon.quic_keys import Admission, NotAdmitted
+from emulator.daemon.quic_keys import Admission, KeysUnreadable, NotAdmitted
 from emulator.daemon.quic_stream import CONVERSATION, LINGER_SECONDS, QuicStream, RemoteClient
 from emulator.daemon.streams import Stream
 from emulator.remote import RemoteUnavailable, require_quic
@@ -60,7 +60,7 @@ class QuicListener:
             keyring = Keyring(settings.keys)
             own = keyring.daemon()
             self.admission = Admission(keyring)
-        except (KeysUnusable, ValueError) as error:
+        except (KeysUnreadable, KeysUnusable, ValueError) as error:
             raise QuicUnusable(f"[listen.quic] keys: {error}") from None
         configuration = daemon_configuration(
             own.certificate, own.key, idle_seconds=settings.idle_seconds, packet_bytes=settings.packet_bytes
@@ -127,27 +127,32 @@ class QuicListener:
             trio.lowlevel.notify_closing(self._packets.socket)
         self._packets.close()
 
-    def reload_keys(self, sessions: Iterable[Session]) -> None:
+    def reload_keys(self, sessions: Iterable[Session]) -> tuple[int, int]:
         """Read the register anew, and end the sessions of whoever may not do what he could any more.
 
-        Raises KeysUnusable, and everything stays as it was.
+        How many keys are let in, and how many sessions this ended. Raises KeysUnreadable; then all stays as it was.
         """
         self.admission.reload()
-        self._judge(sessions)
+        ended = sum(self._judge(session) for session in list(sessions))
+        self._log.info("quic.keys_reloaded", keys=self.admission.admitted, ended=ended)
+        return self.admission.admitted, ended
 
-    def _judge(self, sessions: Iterable[Session]) -> None:
-        for session in sessions:
-            stream = session.stream
-            if isinstance(stream, QuicStream):
-                try:
-                    identity = self.admission.identity(stream.fingerprint)
-                except NotAdmitted as refusal:
-                    session.end(NtStatus.ACCESS_DENIED, str(refusal))
-                    continue
-                if _has_lost(stream.identity, identity):
-                    text = f"{identity} may do less from now on; connect again to do what is left"
-                    session.end(NtStatus.ACCESS_DENIED, text)
-                stream.identity = session.identity = identity
+    def _judge(self, session: Session) -> bool:
+        """Whether a session had to be ended; it knows its roles anew."""
+        stream = session.stream
+        if not isinstance(stream, QuicStream):
+            return False
+        try:
+            identity = self.admission.identity(stream.fingerprint)
+        except NotAdmitted as refusal:
+            session.end(NtStatus.ACCESS_DENIED, str(refusal))
+            return True
+        before, stream.identity = stream.identity, identity
+        session.identity = identity
+        if not _has_lost(before, identity):
+            return False
+        session.end(NtStatus.ACCESS_DENIED, f"{identity} may do less from now on; connect again for what is left")
+        return True
 
     # ---- turns
 

@@ -21,6 +21,10 @@ class NotAdmitted(Exception):
         self.alert = alert
 
 
+class KeysUnreadable(Exception):
+    """The register could not be read anew, and what was read before holds; the text says why."""
+
+
 BAD_CERTIFICATE, REVOKED, EXPIRED, UNKNOWN_CA, CERTIFICATE_REQUIRED = 42, 44, 45, 48, 116
 
 
@@ -28,15 +32,25 @@ class Admission:
     """The register as it was read last."""
 
     def __init__(self, keyring: Keyring) -> None:
-        """Raises KeysUnusable."""
+        """Raises KeysUnusable, or KeysUnreadable."""
         self._keyring = keyring
         self._authority = keyring.authority_certificate()
         self._clients: dict[str, ClientKey] = {}
         self.reload()
 
     def reload(self) -> None:
-        """Read the register anew. Raises KeysUnusable, and goes on with what it had."""
-        self._clients = {each.fingerprint: each for each in self._keyring.clients().values()}
+        """Read the register anew. Raises KeysUnreadable, and goes on with what it had."""
+        from emulator.remote.keyring import KeysUnusable
+
+        try:
+            self._clients = {each.fingerprint: each for each in self._keyring.clients().values()}
+        except KeysUnusable as error:
+            raise KeysUnreadable(str(error)) from None
+
+    @property
+    def admitted(self) -> int:
+        """How many keys are let in, as far as the register goes."""
+        return sum(each.revoked is None for each in self._clients.values())
 
     def admit(self, certificate: Certificate | None) -> tuple[Identity, str, datetime.datetime]:
         """Who it is, by which fingerprint, and until when. Raises NotAdmitted."""

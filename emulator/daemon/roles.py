@@ -52,6 +52,7 @@ _ROLES: dict[str, Role | None] = {
     "file.": Role.DATAGRAM,
     "connection.open": Role.DATAGRAM,
     "segment.": Role.ADMIN,
+    "keys.": Role.ADMIN,
     # A filter sees what every other client of the machine asks its devices for.
     "filter.attach": Role.ADMIN,
 }

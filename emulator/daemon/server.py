@@ -23,6 +23,7 @@ from emulator.daemon.machines import Machine
 from emulator.daemon.pages import open_pages
 from emulator.daemon.population import Changes, Population
 from emulator.daemon.quic import QuicListener
+from emulator.daemon.quic_keys import KeysUnreadable
 from emulator.daemon.reload import Reloader
 from emulator.daemon.roles import Access, Identity, Role
 from emulator.daemon.segments import Segments, without_strangers
@@ -174,14 +175,12 @@ class Server:
         self._dirty.pop(session, None)
         self.population.let_go()
 
-    def reload_keys(self) -> None:
-        """Read the register of keys anew: who may do less than before, or nothing any more, is told goodbye.
+    def reload_keys(self) -> tuple[int, int]:
+        """Read the register of keys anew: how many keys are let in, and how many sessions that ended.
 
-        Raises KeysUnusable, and everything stays as it was.
+        Raises KeysUnreadable, and everything stays as it was.
         """
-        if self.quic is not None:
-            self.quic.reload_keys(self.sessions())
-            logger().info("quic.keys_reloaded")
+        return (0, 0) if self.quic is None else self.quic.reload_keys(self.sessions())
 
     # ---- life
 
@@ -225,6 +224,10 @@ class Server:
     def _reload(self) -> None:
         self.manager.reloading()
         self.reloader.reload()
+        try:
+            self.reload_keys()
+        except KeysUnreadable as error:
+            self._log.error("quic.keys_unreadable", error=str(error))
         self.manager.ready(self.summary())
 
     def summary(self) -> str:

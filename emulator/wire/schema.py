@@ -119,6 +119,7 @@ from emulator.wire.receive_rows import (
     ADDRESS_TOLD,
     MACHINE_RETURN_CHAINED,
 )
+from emulator.wire.remote_rows import KEYS_RELOAD
 
 # A family of rows in a module of its own is imported here and named below: what stands in this module is the table.
 __all__ = [
@@ -180,6 +181,7 @@ __all__ = [
     "GPADL_UNMAP",
     "IRP_SUBMIT",
     "IRP_SUBMIT_AT",
+    "KEYS_RELOAD",
     "MACHINE_CREATE",
     "MACHINE_REMOVE",
     "MACHINE_RETURN_CHAINED",
