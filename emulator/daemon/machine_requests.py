@@ -10,6 +10,7 @@ from emulator.choice import plain
 from emulator.daemon.inspection import describe_details, describe_waiting
 from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.vmbus.profile import ChannelProfile
 from emulator.wire.codec import FrameLimits, WireError, encode_notification, encode_response
 from emulator.wire.runs import pack_pfns, unpack_pfns
 from emulator.wire.schema import MACHINE_PROFILE, MEMORY_PAGED, PROTOCOL_VERSION
@@ -112,7 +113,7 @@ class MachineRequests:
             self._machines.append(machine)
             machine.attached_sessions.add(session)
             number = len(self._machines)
-        if machine.profile_name is not None:
+        if machine.profile != ChannelProfile():
             document = json.dumps({"kmcl": plain(machine.profile.kmcl), "channel": plain(machine.profile.limits)})
             session.put(encode_notification(MACHINE_PROFILE, number, document))
         for paged_out in _portions(machine.paged_out.pfns()):

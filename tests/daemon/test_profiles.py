@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import trio
 
-from clients import RequestFailed, connect
+from clients import RequestFailed, Side, connect
 from clients.protocol import ClientProtocol
 from emulator.config import ChannelConfig, Config, LimitsConfig, MachineConfig, ProfileConfig
 from emulator.config_file import ConfigError, load
-from emulator.status import NtStatus, PeerViolation
+from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.tdi.connection_profile import ConnectionProfile
 from emulator.tdi.profile import ProviderProfile
 from emulator.vmbus.profile import ChannelProfile, EndpointLimits, KmclProfile
@@ -83,6 +83,16 @@ async def test_the_rings_and_the_udp_device_follow_the_profile(tmp_path: Path) -
         with pytest.raises(RequestFailed) as refused:
             await address.send_datagram(b"", address.local)
         assert refused.value.status is NtStatus.INVALID_BUFFER_SIZE
+
+
+async def test_limits_of_the_configuration_hold_before_a_channel_is_open(tmp_path: Path) -> None:
+    """A driver's packets are checked when they are sent, which may be before anything was opened."""
+    config = Config(channels=ChannelConfig(packet_bytes=8192))
+    async with served(tmp_path, config) as (_, path), connect(path) as daemon:
+        channel = (await daemon.machine("vm1")).allocate_channel(Side.GUEST)
+        assert not channel.submit(bytes(8192)).done
+        with pytest.raises(Refused, match="K3"):
+            channel.submit(bytes(8193))
 
 
 def test_what_a_profile_does_not_name_follows_the_other_sections() -> None:
