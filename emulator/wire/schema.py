@@ -254,8 +254,8 @@ MEMORY_WRITE = row(14, "memory.write", IN, (
 MACHINE_PROFILE = row(79, "machine.profile", OUT, (
     MACHINE,
     Field("document", DOCUMENT, "JSON: `{\"kmcl\": {…}, \"channel\": {…}}`, the choices as docs/choices.md names them"),
-), None, "Before the answer to `machine.attach`, for a machine whose channels are configured otherwise than by default: "
-    "what its direct ends shall do where the documents are silent, and what drivers check before a channel is open. "
+), None, "Before the answer to `machine.attach`, for a machine whose channels are not configured as by default: what "
+    "its direct ends shall do where the documents are silent, and what drivers check before a channel is open. "
     "Other clients need not look at it.")
 
 CHANNEL_OFFER = row(20, "channel.offer", IN, (
