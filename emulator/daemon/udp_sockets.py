@@ -52,11 +52,12 @@ class _Group:
         members = (each for each in self.joined.values() if each is not self.first)
         return [self.first, *self.by_host.values(), *self.hearing, *members]
 
-    def way_to(self, destination: SocketAddress) -> UdpSocket:
-        """The socket a datagram leaves by: the one on the address the host's routes select (S22)."""
-        if not self.by_host:
+    def way_from(self, host: str, destination: SocketAddress) -> UdpSocket:
+        """The socket of an address object on ``host``: that on its address, or on the one routes select (S22)."""
+        if not self.by_host or host == self.first.local.host:
             return self.first
-        return self.by_host.get(route_source(destination), self.first)
+        own = self.by_host.get(host)
+        return own if own is not None else self.by_host.get(route_source(destination), self.first)
 
 
 def route_source(destination: SocketAddress) -> str:
@@ -188,7 +189,7 @@ class UdpSockets:
             head = self._transport.next_transmit(key)
             if head is None:
                 break
-            opened = group.way_to(head.destination)
+            opened = group.way_from(head.address.local.host, head.destination)
             outcome = self._send(group, opened, head)
             if outcome is None:
                 break
@@ -221,7 +222,7 @@ class UdpSockets:
         The others have to be submitted one by one: the socket has no room, or the host refuses the next.
         """
         group = self._groups[way.key]
-        opened = group.way_to(way.destination)
+        opened = group.way_from(way.host, way.destination)
         if opened.waits_to_write:
             return 0, 0, []
         try:

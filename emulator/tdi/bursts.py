@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class BurstWay(NamedTuple):
-    """What a burst leaves by: the real socket ``key`` (0: a segment), the destination in canonical form."""
+    """What a burst leaves by: the real socket ``key`` (0: a segment), from ``host`` to a canonical destination."""
 
     key: int
+    host: str
     destination: SocketAddress
     options: SendOptions
 
@@ -41,4 +42,4 @@ def burst_way(
         known = device.destination_of(address, SendDatagram(ConnectionInformation(destination), None))
     except Refused:
         return None
-    return BurstWay(address.path_key, known, address.options)
+    return BurstWay(address.path_key, address.local.host, known, address.options)

@@ -88,13 +88,12 @@ class UdpDevice(Device):
         hosts = self._hosts_to_bind(wanted)
         _, broadcast = self.check_open(local, share, allowed=bool(hosts))
         address = AddressObject(handle, owner, self.network, local, shared=share.is_shared, is_broadcast=broadcast)
-        bound = SocketAddress(hosts[0], local.port)
-        key = self._by_bound.get(bound)
-        if key is not None:
-            self._join(self._sockets[key], address)
+        free = [host for host in hosts if SocketAddress(host, local.port) not in self._by_bound]
+        if not free:
+            self._join(self._sockets[self._by_bound[SocketAddress(hosts[0], local.port)]], address)
             return address, ()
         self._last_key += 1
-        also = tuple(host for host in hosts[1:] if SocketAddress(host, local.port) not in self._by_bound)
+        bound, also = SocketAddress(free[0], local.port), tuple(free[1:])
         self._pending = _Socket(self._last_key, bound, also), address
         return address, (BindSocket(self._last_key, bound, also, self._broadcasts_to_hear(wanted, hosts)),)
 

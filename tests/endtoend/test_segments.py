@@ -343,3 +343,29 @@ async def test_s25b_a_late_error_is_an_event_with_its_status_and_the_peer(tmp_pa
                 await sender.serve(1)
             assert told[0].status == NtStatus.PORT_UNREACHABLE
             assert told[0].source == nobody
+
+
+@pytest.mark.parametrize("wildcard_first", [True, False])
+async def test_r1_s22_a_wildcard_and_an_address_on_one_port_hear_and_send_as_what_they_are(
+    tmp_path: Path, wildcard_first: bool
+) -> None:
+    config = '[machines.vm1]\n[udp]\nbind = ["127.0.0.1", "127.0.0.2"]\n'
+    port = free_udp_port()
+    async with start_daemon(tmp_path, config) as daemon, connect(daemon.socket_path) as connection:
+        machine = await connection.machine("vm1")
+        hosts = ["0.0.0.0", "127.0.0.2"] if wildcard_first else ["127.0.0.2", "0.0.0.0"]
+        opened = {host: await machine.open_address((host, port), share=True) for host in hosts}
+        with outside() as program:
+            for host, hearers in (("127.0.0.1", ["0.0.0.0"]), ("127.0.0.2", ["0.0.0.0", "127.0.0.2"])):
+                program.sendto(host.encode(), (host, port))
+                for hearer in hearers:
+                    assert (await next_of(opened[hearer])).data == host.encode()
+            await opened["127.0.0.2"].send_datagram(b"one", program.getsockname())
+            assert await heard(program) == (b"one", ("127.0.0.2", port))
+            await opened["127.0.0.2"].send_many([b"two", b"six"], program.getsockname())
+            assert [await heard(program) for _ in range(2)] == [
+                (b"two", ("127.0.0.2", port)),
+                (b"six", ("127.0.0.2", port)),
+            ]
+            await opened["0.0.0.0"].send_datagram(b"any", program.getsockname())
+            assert await heard(program) == (b"any", ("127.0.0.1", port))
