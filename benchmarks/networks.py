@@ -31,6 +31,8 @@ TABLE_BEGINS, TABLE_ENDS = "<!-- newest table: written by benchmarks.networks --
 LOSS = 0.001
 SIZES = (64, 1_400)
 FIRST_RATE, HALVINGS = 10_000.0, 4
+# What processor time is measured at.
+STEADY_RATE = 20_000.0
 # A sender that keeps less than this part of its rate is at its end.
 KEPT = 0.9
 BURST = 256
@@ -159,12 +161,12 @@ def daemon(directory: Path, config: str = "") -> Iterator[tuple[Path, int]]:
 
 
 @contextmanager
-def relay(command: list[str]) -> Iterator[None]:
-    """A program that is there until its standard input ends, or it is told to."""
+def relay(command: list[str]) -> Iterator[int]:
+    """A program that is there until its standard input ends, or it is told to; its process."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(0.5)  # none of them says when it is ready
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait()
@@ -200,7 +202,8 @@ def rates(program: str, directory: Path, seconds: float) -> dict[str, float]:
         sink = Sink([program, "sink", "0"])
         stack.callback(sink.close)
         inside, outside, relayed = free_ports(3)
-        path, _ = stack.enter_context(daemon(directory, gateway_config(sink.port, inside, outside)))
+        path, pid = stack.enter_context(daemon(directory, gateway_config(sink.port, inside, outside)))
+        relays = {"gateway": pid}
         ways: dict[str, tuple[Sink, Send]] = {
             "C": (sink, paced(program, "pace", str(sink.port))),
             "client": (sink, paced_client(path, sink.port)),
@@ -208,17 +211,22 @@ def rates(program: str, directory: Path, seconds: float) -> dict[str, float]:
         }
         if shutil.which("socat"):
             options = f"UDP-RECV:{relayed},bind=127.0.0.1,rcvbuf=4194304"
-            stack.enter_context(relay(["socat", "-u", options, f"UDP-SENDTO:127.0.0.1:{sink.port}"]))
+            relays["socat"] = stack.enter_context(relay(["socat", "-u", options, f"UDP-SENDTO:127.0.0.1:{sink.port}"]))
             ways["socat"] = sink, paced(program, "pace", str(relayed))
         if shutil.which("vde_switch"):
             switch = str(directory / "vde")
-            stack.enter_context(relay(["vde_switch", "-s", switch]))
+            relays["vde_switch"] = stack.enter_context(relay(["vde_switch", "-s", switch]))
             frames = Sink([program, "vde-sink", switch])
             stack.callback(frames.close)
             ways["vde_switch"] = frames, paced(program, "vde-pace", switch)
         for size in SIZES:
             for name, (counting, send) in ways.items():
                 found[f"{name} {size}"] = lossless(counting, send, size, seconds)
+            for name, process in relays.items():
+                counting, send = ways[name]
+                before = processor_microseconds(process)
+                send(size, STEADY_RATE, seconds)
+                found[f"{name} cost {size}"] = (processor_microseconds(process) - before) / max(counting.count(), 1)
     return found
 
 
@@ -290,6 +298,16 @@ ROWS = (
         for size in SIZES
     ),
     *(Row(f"gateway to gateway, {size:,} B, against socat", f"gateway {size}", f"socat {size}", 1.3) for size in SIZES),
+    *(
+        Row(
+            f"gateway to gateway, {size:,} B, processor time against {name}",
+            f"gateway cost {size}",
+            f"{name} cost {size}",
+            None,
+        )
+        for name in ("socat", "vde_switch")
+        for size in SIZES
+    ),
     Row("10 busy of 1,000 addresses, processor time against 10 of 10", "many", "few", 1.1, at_least=False),
     Row("KiB for an idle address", "memory", "KiB", 8, at_least=False),
 )
@@ -313,7 +331,9 @@ def table(results: list[dict[str, float]]) -> str:
     for name in results[0]:
         if name != "KiB":
             values = [result[name] for result in results]
-            lines.append(f"| {_label(name)} | {median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |")
+            digits = 1 if "cost" in name else 0
+            shown = " | ".join(f"{value:,.{digits}f}" for value in (median(values), min(values), max(values)))
+            lines.append(f"| {_label(name)} | {shown} |")
     return "\n".join(lines) + "\n"
 
 
@@ -323,6 +343,8 @@ def _label(name: str) -> str:
         "many": "the same, 1,000 open",
         "memory": "bytes for an idle address",
     }
+    if " cost " in name:
+        return f"{name.replace(' cost', '')} B, processor µs a datagram"
     return named.get(name) or f"{name} B, datagrams/s"
 
 
