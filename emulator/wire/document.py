@@ -42,6 +42,7 @@ _COST_TABLE = _table(
             "`channel.window`, when it has left the ring (if the other end is direct: when it is in the ring), "
             "was refused, or was cancelled before it was in the ring",
         ),
+        ("`packet.send_external_pfns`", f"length of `buffer` + length of `pfns` + {PACKET_OVERHEAD_BYTES}", "the same"),
         ("each packet of `packet.send_run`", f"its payload, padded to 8 bytes, + {PACKET_OVERHEAD_BYTES}", "the same"),
         (
             "`address.send_datagram`",

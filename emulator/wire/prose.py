@@ -179,6 +179,22 @@ The number of a closed channel is dead: drop what still names it, do not close i
 does, see [`channel.closed`](#25-channelclosed)), and leave packets that were not completed alone. The host's
 offer stands, unless it was rescinded, and the next opening is a channel with another number.
 
+## Driver channels
+
+A driver channel is a channel with KMCL's life cycle, at either end; the other end may be a plain one. `driver.allocate`
+takes all Init* values at once, `driver.enable` offers it or looks for its offer. From then on:
+
+* The daemon calls back with `driver.callback`, a request; answer it when the callback has returned, within 5 seconds
+  unless configured. The next one of that channel comes then.
+* `driver.opened` names the channel for packets. Send on it from the answer to Opened on, and keep what is sent earlier.
+  When `channel.closed` has come for it, or Closed is called, it is over; the next opening has another number.
+* Every packet that came is to be completed (`packet.complete`, `packet.fail`), those that want no completion as well.
+* After the answer to Suspend, send `driver.drained` once all packets that the driver took are completed. What arrived
+  and was not taken is kept for the next Started, and is void after Closed.
+* A client that works the rings itself takes packets from the ring only from the answer to Started until Suspend is
+  called, and lets its end go when Closed is called.
+* `driver.state` says where the channel is. Answers to `driver.pause` and `driver.disable` come when that is done.
+
 ## Receives and event handlers
 
 Where nothing else is asked for, datagrams come as `address.datagrams`, in a window. A client may do better:

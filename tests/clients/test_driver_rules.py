@@ -15,6 +15,8 @@ from clients.driver_channel import DriverChannel
 from emulator.config import Config, LimitsConfig, MachineConfig
 from emulator.memory import PAGE_SIZE, Mdl, MdlFlags
 from emulator.status import NtStatus, Refused
+from emulator.vmbus.guest import GuestBus
+from emulator.vmbus.guest_effects import OfferArrived, PostMessage
 from emulator.vmbus.send_rules import SendFlags
 from tests.clients.driver_pair import Seen, active, both_active, echo, guest_of, host_of, machines
 
@@ -24,6 +26,7 @@ MODES = pytest.mark.parametrize(
 )
 WAIT = SendFlags.WAIT_FOR_COMPLETION
 NEVER_SECONDS = 0.05
+OTHER = "0e2f8f35-64b1-4f4c-9d2c-5a1e000000d2"
 
 
 @asynccontextmanager
@@ -95,8 +98,8 @@ async def test_r4_fail_stops_the_queue_until_the_channel_is_opened_again(
 
 async def test_r4_a_simple_host_fails_a_packet_that_asked_for_nothing(tmp_path: Path) -> None:
     async with machines(tmp_path) as (_, near, far):
-        offered = await far.offer_channel("0e2f8f35-64b1-4f4c-9d2c-5a1e000000d2")
-        channel = await near.open_channel("0e2f8f35-64b1-4f4c-9d2c-5a1e000000d2")
+        offered = await far.offer_channel(OTHER)
+        channel = await near.open_channel(OTHER)
         await channel.send(b"malformed", flags=0)
         await (await anext(offered)).fail()
         await far._connection.ping()
@@ -569,9 +572,8 @@ async def test_a_callback_that_takes_too_long_stalls_its_own_channel_only(tmp_pa
         guest, host = guest_of(near, Seen()), host_of(far, seen)
         await host.enable()
         await guest.enable()
-        other = "0e2f8f35-64b1-4f4c-9d2c-5a1e000000d2"
-        offered = await far.offer_channel(other)
-        async with await near.open_channel(other) as channel:
+        offered = await far.offer_channel(OTHER)
+        async with await near.open_channel(OTHER) as channel:
             sent = trio.Event()
 
             async def send() -> None:
@@ -588,3 +590,89 @@ async def test_a_callback_that_takes_too_long_stalls_its_own_channel_only(tmp_pa
         await seen.until("opened")
         await far._connection.ping()
         assert host.phase is DriverPhase.ENABLED, "the late answer is ignored"
+
+
+# ---- what a setup decides
+
+
+@MODES
+async def test_4_2_the_largest_packet_and_external_data_are_as_the_setup_says(
+    tmp_path: Path, guest_mode: str, host_mode: str
+) -> None:
+    async with machines(tmp_path) as (_, near, far):
+        guest, host = guest_of(near, Seen(), guest_mode), host_of(far, Seen(), host_mode)
+        guest.setup.set_maximum_packet_size(16)
+        guest.setup.set_maximum_external_data(2 * PAGE_SIZE, 2)
+        host.setup.set_maximum_external_data(PAGE_SIZE, 1)
+        with pytest.raises(Refused, match="K3"):
+            guest.submit(bytes(17))
+        await both_active(guest, host)
+        with pytest.raises(Refused, match="K3"):
+            guest.submit(bytes(17))
+        host.submit(bytes(4096), flags=0)
+        assert len((await anext(guest)).payload) == 4096, "the host's own is the default"
+        with near.memory.allocate(3 * PAGE_SIZE) as data:
+            with pytest.raises(Refused, match="K24"):
+                guest.submit_with_external_mdl(b"", data.mdl)
+            guest.submit_with_external_mdl(b"", data.mdl, 0, 2 * PAGE_SIZE)
+            packet = await anext(host)
+            with pytest.raises(RequestFailed, match="K24") as refused:
+                packet.external_mdl()
+            assert refused.value.status is NtStatus.INVALID_PARAMETER, "R7, by the limits of who receives"
+            await packet.complete()
+
+
+@MODES
+async def test_4_2_a_pipe_has_exact_lengths_and_no_external_data(
+    tmp_path: Path, guest_mode: str, host_mode: str
+) -> None:
+    async with machines(tmp_path) as (_, near, far):
+        guest, host = guest_of(near, Seen(), guest_mode), host_of(far, Seen(), host_mode)
+        for channel in (guest, host):
+            channel.setup.set_flags(0x1)
+        await both_active(guest, host)
+        guest.submit(b"five!", flags=0)
+        packet = await anext(host)
+        assert packet.payload == b"five!"
+        await packet.complete()
+        with near.memory.allocate(8) as data, pytest.raises(Refused, match="K5"):
+            guest.submit_with_external_mdl(b"", data.mdl)
+
+
+async def test_4_2_server_flags_and_mmio_are_in_the_offer(tmp_path: Path) -> None:
+    async with machines(tmp_path) as (_, near, far):
+        host = host_of(far, Seen())
+        host.setup.set_server_flags(0x1 | 0x2 | 0x4 | 0x10)
+        host.setup.set_mmio_megabytes(5, 6)
+        await host.enable()
+        bus = await near.attach_bus()
+        guest = GuestBus()
+        due = guest.connect()
+        while not any(isinstance(effect, OfferArrived) for effect in due):
+            for effect in due:
+                if isinstance(effect, PostMessage):
+                    await bus.post(effect.connection_id, effect.payload)
+            due = guest.message_arrived((await bus.next_message()).payload)
+        (offer,) = [effect.offer for effect in due if isinstance(effect, OfferArrived)]
+        assert offer.flags == 0x100 | 0x1 | 0x10 | 0x2000
+        assert (offer.mmio_megabytes, offer.mmio_megabytes_optional) == (5, 6)
+        await bus.detach()
+
+
+async def test_k30_a_plain_channel_sends_whole_pages_too(tmp_path: Path) -> None:
+    async with machines(tmp_path) as (_, near, far), trio.open_nursery() as nursery:
+        offered = await far.offer_channel(OTHER)
+        async with await near.open_channel(OTHER) as channel:
+
+            async def answer() -> None:
+                packet = await anext(offered)
+                await packet.complete(packet.external_data()[:8])
+
+            with near.memory.allocate(2 * PAGE_SIZE) as data:
+                data.write(0, b"of pages")
+                nursery.start_soon(answer)
+                assert await channel.send_with_external_pfns(b"", data.pfns) == b"of pages"
+                with pytest.raises(RequestFailed, match="K30"):
+                    await channel.send_with_external_pfns(b"", data.pfns, flags=0)
+                with pytest.raises(RequestFailed, match="K32"):
+                    await channel.send_with_external_pfns(b"", None)
