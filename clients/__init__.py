@@ -15,11 +15,12 @@ from clients.filters import Filter
 from clients.handlers import HandlerEvent, HandlerResult, Received, ReturnedRequest
 from clients.inbox import Datagram
 from clients.memory import Buffer, MachineMemory
+from clients.packet import Packet
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, IoStatus
 from clients.tdi import Address
 from clients.tdi_connections import TdiConnection
-from clients.vmbus import Channel, Machine, OfferedChannel, Packet
+from clients.vmbus import Channel, Machine, OfferedChannel
 from emulator.tdi.constants import EventType as TdiEvent
 from emulator.tdi.constants import QueryType
 from emulator.vmbus.profile import Side

@@ -7,7 +7,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
-from clients import requests, taking
+from clients import attaching, requests, taking
 from clients.calls import Call, RequestFailed
 from clients.direct import DirectEnd
 from clients.direct_calls import DirectPacket
@@ -65,7 +65,7 @@ class DriverCore:
         self._direct = requests.direct_memory(mode, self._memory)
         if self._direct is not None:
             of = protocol, self.state.machine
-            self.state.attach = partial(requests.attach_driver, of, self._direct, self.state)
+            self.state.attach = partial(attaching.attach_driver, of, self._direct, self.state)
         self._rules = CurrentRules(protocol, self.state, self.setup, self._memory.byte_count // PAGE_SIZE)
         self._is_allocated = False
         self._is_disposed = False

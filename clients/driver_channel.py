@@ -16,9 +16,9 @@ from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
 from clients.driver_calls import DriverCore, Payload
 from clients.inbox import ReceivedPacket
 from clients.memory import Buffer
+from clients.packet import Packet
 from clients.requests import Completion
 from clients.verifier import Verifier
-from clients.vmbus import Packet
 from emulator.memory import Mdl
 from emulator.vmbus.channel_setup import ChannelSetup
 from emulator.vmbus.profile import Side

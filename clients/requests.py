@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from clients.attaching import attach
 from clients.calls import Post
 from clients.direct import DirectEnd
 from clients.direct_calls import DirectCall, DirectPacket, DirectPost
@@ -17,8 +16,8 @@ from clients.driver import DriverSend, DriverState
 from clients.inbox import AddressState, ChannelState, Datagram, EndState, OfferState, ReceivedPacket
 from clients.memory import MachineMemory, gather
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
-from emulator.memory import AddressOutsideMemory, GpaRange, GuestMemory, Mdl
-from emulator.status import NtStatus, PeerViolation, Refused
+from emulator.memory import GpaRange, GuestMemory, Mdl
+from emulator.status import NtStatus, Refused
 from emulator.vmbus.endpoint import Side
 from emulator.wire.method import DO_NOT_QUEUE
 from emulator.wire.runs import pack_mdl_chain, pack_pfns, unpack_pfns
@@ -105,7 +104,7 @@ def offer_channel(
     def build(result: tuple[Any, ...]) -> OfferState:
         state = OfferState(result[0], kind, UUID(bytes_le=result[1]), pipe=pipe)
         if direct is not None:
-            state.attach = partial(_attach, (protocol, machine), direct, Side.HOST, pipe, state)
+            state.attach = partial(attach, (protocol, machine), direct, Side.HOST, pipe, state)
         protocol.add_offer(state)
         return state
 
@@ -121,54 +120,6 @@ def offer_channel(
     else:
         call = protocol.call(CHANNEL_OFFER, machine, kind.bytes_le, wanted, pipe, *GRANT, build=build, undo=undo)
     return call
-
-
-def _attach(
-    of: tuple[ClientProtocol, int],
-    memory: GuestMemory,
-    side: Side,
-    pipe: bool,
-    offer: OfferState | None,
-    number: int,
-    rings: tuple[Any, ...],
-    descriptor: int,
-) -> DirectEnd | None:
-    """A direct end over the rings the daemon named; None, and the channel closed, for rings that are damaged.
-
-    ``of`` is the conversation and the machine's number in it.
-    """
-    protocol, machine = of
-    bell = socket.socket(fileno=descriptor)
-    try:
-        profile = protocol.profile_of(machine)
-        return DirectEnd(memory, side, number, rings, bell, pipe=pipe, offer=offer, owner=protocol, profile=profile)
-    except (PeerViolation, AddressOutsideMemory):
-        bell.close()
-        protocol.call(CHANNEL_CLOSE, number)
-        return None
-
-
-def attach_driver(
-    of: tuple[ClientProtocol, int],
-    memory: GuestMemory,
-    state: DriverState,
-    number: int,
-    rings: tuple[Any, ...],
-    descriptor: int,
-) -> DirectEnd | None:
-    """The same, for a driver channel: it delivers nothing before Started has returned."""
-    protocol, machine = of
-    bell = socket.socket(fileno=descriptor)
-    profile = protocol.profile_of(machine)
-    if state.quota is not None:
-        profile = profile._replace(limits=replace(profile.limits, transaction_quota=state.quota))
-    args = memory, state.side, number, rings, bell
-    try:
-        return DirectEnd(*args, pipe=state.pipe, offer=state, owner=protocol, profile=profile, is_driver=True)
-    except (PeerViolation, AddressOutsideMemory):
-        bell.close()
-        protocol.call(CHANNEL_CLOSE, number)
-        return None
 
 
 def open_channel(
@@ -188,7 +139,7 @@ def open_channel(
         state: EndState | None
         if direct is not None:
             assert call.descriptor is not None, "a direct channel comes with its doorbell"
-            state = _attach((protocol, machine), direct, Side.GUEST, pipe, None, number, tuple(rest), call.descriptor)
+            state = attach((protocol, machine), direct, Side.GUEST, pipe, None, number, tuple(rest), call.descriptor)
             call.descriptor = None
         else:
             state = ChannelState(number, (rest[0], rest[1]), GRANT, pipe=pipe, offer=None)

@@ -11,12 +11,12 @@ import trio
 
 from clients import connection_calls, file_calls, filter_calls, requests, taking
 from clients.bus import BusGuest, attach_bus
-from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks
 from clients.files import File
 from clients.filters import Filter
-from clients.inbox import EndState, OfferState, ReceivedPacket
+from clients.inbox import EndState, OfferState
 from clients.memory import Buffer, MachineMemory, pages_named, pages_of
+from clients.packet import Packet
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, Identity
 from clients.tdi import Address
@@ -189,38 +189,6 @@ class Machine:
         """TDI_QUERY_INFORMATION on a control channel; the structure's bytes."""
         result = await self._connection.request(NETWORK_QUERY, self.number, network, query_type, buffer_bytes)
         return requests.query_answer(result)
-
-
-class Packet:
-    """A packet that arrived. Complete it exactly once if its sender waits for that."""
-
-    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket) -> None:
-        self._connection = connection
-        self._machine = machine
-        self._received = received
-        self.payload = received.payload
-        self.wants_completion = received.wants_completion
-        self.has_external_data = received.has_external_data
-        self.ranges = received.ranges
-
-    def external_data(self) -> bytes:
-        """A copy of the guest memory it points at; for clients that have mapped it."""
-        return requests.gather_mapped(self._machine.memory, requests.usable_ranges(self._received))
-
-    async def read_external_data(self) -> bytes:
-        """The same, for every client."""
-        return b"".join([await self._machine.read_memory(rng) for rng in requests.usable_ranges(self._received)])
-
-    async def complete(self, payload: bytes = b"") -> None:
-        """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""
-        requests.complete(self._connection.protocol, self._received, payload)
-        self._connection.flush()
-        await self._connection.drain()
-
-    async def fail(self) -> None:
-        """Windows: VmbChannelPacketFail. It is malformed; the channel delivers nothing more until opened again."""
-        requests.fail(self._connection.protocol, self._received)
-        self._connection.flush()
 
 
 class _End:

@@ -17,9 +17,10 @@ from clients.commands.interfaces import ECHO_INTERFACE
 from clients.commands.look import json_option
 from clients.commands.output import as_json, byte_size, say
 from clients.memory import Buffer
+from clients.packet import Packet
 from clients.protocol import RequestFailed
 from clients.requests import Completion
-from clients.vmbus import Channel, Machine, Packet
+from clients.vmbus import Channel, Machine
 
 # What one message to the daemon can carry in front of external data.
 MOST_BUFFER_BYTES = 65535 * 8

@@ -125,6 +125,7 @@ CLIENT_SHARED = (
     "clients.driver_calls",
     "clients.driver_running",
     "clients.driver_limits",
+    "clients.attaching",
     "clients.verifier",
 )
 CLIENT_SYNC = (

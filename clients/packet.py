@@ -1,0 +1,45 @@
+"""A packet that arrived: the trio face."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clients import requests
+from clients.direct_calls import DirectPacket
+from clients.inbox import ReceivedPacket
+
+if TYPE_CHECKING:
+    from clients.connection import Connection
+    from clients.vmbus import Machine
+
+
+class Packet:
+    """A packet that arrived. Complete it exactly once if its sender waits for that."""
+
+    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket) -> None:
+        self._connection = connection
+        self._machine = machine
+        self._received = received
+        self.payload = received.payload
+        self.wants_completion = received.wants_completion
+        self.has_external_data = received.has_external_data
+        self.ranges = received.ranges
+
+    def external_data(self) -> bytes:
+        """A copy of the guest memory it points at; for clients that have mapped it."""
+        return requests.gather_mapped(self._machine.memory, requests.usable_ranges(self._received))
+
+    async def read_external_data(self) -> bytes:
+        """The same, for every client."""
+        return b"".join([await self._machine.read_memory(rng) for rng in requests.usable_ranges(self._received)])
+
+    async def complete(self, payload: bytes = b"") -> None:
+        """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""
+        requests.complete(self._connection.protocol, self._received, payload)
+        self._connection.flush()
+        await self._connection.drain()
+
+    async def fail(self) -> None:
+        """Windows: VmbChannelPacketFail. It is malformed; the channel delivers nothing more until opened again."""
+        requests.fail(self._connection.protocol, self._received)
+        self._connection.flush()
