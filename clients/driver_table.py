@@ -60,7 +60,7 @@ class DriverTable(Holdings):
 
     def told_of_drivers(self) -> dict[Method, Callable[..., None]]:
         """What to do with the notifications about driver channels."""
-        return {DRIVER_STATE: self._driver_state, DRIVER_OPENED: self._driver_opened, MEMORY_PAGED: self._memory_paged}
+        return {DRIVER_STATE: self._driver_state, DRIVER_OPENED: self._driver_opened, MEMORY_PAGED: self.paged}
 
     # ---- where a channel is
 
@@ -156,7 +156,8 @@ class DriverTable(Holdings):
 
     # ---- pages that are out
 
-    def _memory_paged(self, machine: int, pfns: bytes, out: bool) -> None:
+    def paged(self, machine: int, pfns: bytes, out: bool) -> None:
+        """Pages went out, or came in: what waited for these comes again."""
         paged = self._paged.setdefault(machine, PagedOut())
         paged.mark(unpack_pfns(pfns), out=out)
         if out:

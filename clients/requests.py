@@ -14,7 +14,7 @@ from clients.direct_calls import DirectCall, DirectPacket, DirectPost
 from clients.direct_rings import ring_fence
 from clients.driver import DriverSend, DriverState
 from clients.inbox import AddressState, ChannelState, Datagram, EndState, OfferState, ReceivedPacket
-from clients.memory import MachineMemory, gather
+from clients.memory import Buffer, MachineMemory, gather, pages_named
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
 from emulator.memory import GpaRange, GuestMemory, Mdl
 from emulator.status import NtStatus, Refused
@@ -34,6 +34,7 @@ from emulator.wire.schema import (
     HELLO,
     MEMORY_ALLOCATE,
     MEMORY_FREE,
+    MEMORY_PAGE,
     OFFER_RESCIND,
     PACKET_COMPLETE,
     PACKET_FAIL,
@@ -84,6 +85,16 @@ def allocate_pages(protocol: ClientProtocol, machine: int, pages: int) -> Call:
         return unpack_pfns(result[0])
 
     return protocol.call(MEMORY_ALLOCATE, machine, pages, build=build, undo=undo)
+
+
+def page(protocol: ClientProtocol, machine: int, memory: GpaRange | Mdl | Buffer, *, out: bool) -> Call:
+    """Mark pages as paged out, or in again: here at once, at the machine's other clients when they are told (R8)."""
+    pfns = pack_pfns(pages_named(memory))
+
+    def build(result: tuple[Any, ...]) -> None:
+        protocol.paged(machine, pfns, out)
+
+    return protocol.call(MEMORY_PAGE, machine, pfns, out, build=build)
 
 
 # ---- channels

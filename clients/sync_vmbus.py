@@ -12,7 +12,7 @@ from clients.calls import RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks
 from clients.inbox import EndState, OfferState, ReceivedPacket
-from clients.memory import Buffer, MachineMemory, pages_named, pages_of
+from clients.memory import Buffer, MachineMemory, pages_of
 from clients.requests import Completion, Identity
 from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_files import File
@@ -25,8 +25,7 @@ from emulator.status import NtStatus
 from emulator.tdi.builders import Location
 from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
-from emulator.wire.runs import pack_pfns
-from emulator.wire.schema import MEMORY_PAGE, MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
+from emulator.wire.schema import MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
 
 if TYPE_CHECKING:
     from clients.sync import Connection
@@ -81,11 +80,11 @@ class Machine:
 
     def page_out(self, memory: GpaRange | Mdl | Buffer) -> None:
         """Mark its pages as paged out: external data there has to be waited for (R8). The bytes stay as they are."""
-        self._connection.request(MEMORY_PAGE, self.number, pack_pfns(pages_named(memory)), True)
+        self._connection.finish(requests.page(self._connection.protocol, self.number, memory, out=True))
 
     def page_in(self, memory: GpaRange | Mdl | Buffer) -> None:
         """Undo ``page_out``: packets that waited for these pages come again."""
-        self._connection.request(MEMORY_PAGE, self.number, pack_pfns(pages_named(memory)), False)
+        self._connection.finish(requests.page(self._connection.protocol, self.number, memory, out=False))
 
     def allocate_channel(
         self, side: Side, *, callbacks: ChannelCallbacks | None = None, mode: str = "hosted"

@@ -15,7 +15,7 @@ from clients.driver import ChannelCallbacks
 from clients.files import File
 from clients.filters import Filter
 from clients.inbox import EndState, OfferState
-from clients.memory import Buffer, MachineMemory, pages_named, pages_of
+from clients.memory import Buffer, MachineMemory, pages_of
 from clients.packet import Packet
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, Identity
@@ -27,8 +27,7 @@ from emulator.status import NtStatus
 from emulator.tdi.builders import Location
 from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
-from emulator.wire.runs import pack_pfns
-from emulator.wire.schema import MEMORY_PAGE, MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
+from emulator.wire.schema import MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
 
 if TYPE_CHECKING:
     from clients.connection import Connection
@@ -92,11 +91,11 @@ class Machine:
 
     async def page_out(self, memory: GpaRange | Mdl | Buffer) -> None:
         """Mark its pages as paged out: external data there has to be waited for (R8). The bytes stay as they are."""
-        await self._connection.request(MEMORY_PAGE, self.number, pack_pfns(pages_named(memory)), True)
+        await self._connection.finish(requests.page(self._connection.protocol, self.number, memory, out=True))
 
     async def page_in(self, memory: GpaRange | Mdl | Buffer) -> None:
         """Undo ``page_out``: packets that waited for these pages come again."""
-        await self._connection.request(MEMORY_PAGE, self.number, pack_pfns(pages_named(memory)), False)
+        await self._connection.finish(requests.page(self._connection.protocol, self.number, memory, out=False))
 
     # ---- channels
 

@@ -176,6 +176,9 @@ class Driver(ABC):
         self._ask(int(callback), 0, returned)
         if not answered.is_set():
             self.machine.start_soon(self._expire, answered)
+        elif callback is Callback.SUSPEND:
+            # It was not asked, so it will not say that nothing is outstanding.
+            self.perform(self.life.drained(trio.current_time()))
 
     def _ask(self, callback: int, status: int, returned: Callable[[NtStatus], None]) -> None:
         question = CallbackQuestion(self.machine, returned)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emulator.choice import plain
 from emulator.daemon.inspection import describe_details, describe_waiting
+from emulator.daemon.paging import PagingNotice
 from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.profile import ChannelProfile
 from emulator.wire.codec import FrameLimits, WireError, encode_notification, encode_response
 from emulator.wire.runs import pack_pfns, unpack_pfns
-from emulator.wire.schema import MACHINE_PROFILE, MEMORY_PAGED, PROTOCOL_VERSION
+from emulator.wire.schema import MACHINE_PROFILE, PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MOST_CHUNK_BYTES = 256 * 1024
 # One page of inspection entries; with entries of about 1 KiB it stays below the largest document.
 ENTRIES_PER_PAGE = 200
-MOST_PFNS = 65536
 
 
 class MachineRequests:
@@ -31,6 +30,7 @@ class MachineRequests:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._machines: list[Machine] = []
+        self._notices: dict[Machine, PagingNotice] = {}
 
     def find(self, number: int) -> Machine:
         """The machine of that number in this session."""
@@ -116,8 +116,7 @@ class MachineRequests:
         if machine.profile != ChannelProfile():
             document = json.dumps({"kmcl": plain(machine.profile.kmcl), "channel": plain(machine.profile.limits)})
             session.put(encode_notification(MACHINE_PROFILE, number, document))
-        for paged_out in _portions(machine.paged_out.pfns()):
-            session.put(encode_notification(MEMORY_PAGED, number, pack_pfns(paged_out), True))
+        self._notice(machine).mark(machine.paged_out.pfns(), out=True)
         result = (number, machine.memory.byte_count, int(map_memory))
         if not map_memory:
             return result
@@ -137,9 +136,14 @@ class MachineRequests:
         found.discard(pages)
         return ()
 
-    def number_of(self, machine: Machine) -> int | None:
-        """A machine's number in this session, if it is attached."""
-        return self._machines.index(machine) + 1 if machine in self._machines else None
+    def _notice(self, machine: Machine) -> PagingNotice:
+        if machine not in self._notices:
+            self._notices[machine] = PagingNotice(self._session, machine, self._machines.index(machine) + 1)
+        return self._notices[machine]
+
+    def paged(self, machine: Machine, pfns: tuple[int, ...], *, out: bool) -> None:
+        """Pages of a machine this session is attached to went out, or came in: its client is told."""
+        self._notice(machine).mark(pfns, out=out)
 
     def memory_page(self, msgid: int, machine: int, pfns: bytes, out: bool) -> tuple[Any, ...]:
         found = self.find(machine)
@@ -149,10 +153,8 @@ class MachineRequests:
         except AddressOutsideMemory as error:
             raise Refused(NtStatus.INVALID_PARAMETER, str(error)) from None
         found.paged_out.mark(pages, out=out)
-        for session in self._session.server.sessions():
-            number = session.machine_requests.number_of(found)
-            if number is not None:
-                session.put(encode_notification(MEMORY_PAGED, number, pfns, out))
+        for session in found.attached_sessions:
+            session.machine_requests.paged(found, pages, out=out)
         return ()
 
     def memory_read(self, msgid: int, machine: int, address: int, length: int) -> tuple[Any, ...]:
@@ -173,12 +175,6 @@ class MachineRequests:
         except AddressOutsideMemory as error:
             raise Refused(NtStatus.INVALID_PARAMETER, str(error)) from None
         return ()
-
-
-def _portions(pfns: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """What one message can name at a time."""
-    for first in range(0, len(pfns), MOST_PFNS):
-        yield pfns[first : first + MOST_PFNS]
 
 
 def stale_or_unknown(kind: str, number: int, given_out: int) -> None:
