@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from emulator.daemon.filter_passings import Opened, Opening
 from emulator.daemon.handler_requests import event_arguments
 from emulator.daemon.machine_requests import stale_or_unknown
-from emulator.daemon.query_requests import submit_query
+from emulator.daemon.query_requests import submit_network_query, submit_query
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.tdi.constants import EventType, FileKind, ReceiveFlags, ShareAccess
 from emulator.tdi.filter_view import create_view
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
     from emulator.tdi.effects import Ask, Complete, Effect, Tell
-    from emulator.tdi.query import QueryResult
 
 # One turn of one address: what a frame can hold, and enough to amortise a system call.
 TURN_DATAGRAMS = 256
@@ -267,10 +266,6 @@ class AddressRequests:
         end = self.find(address)
         submit_query(self._session, msgid, end.machine, end.handle, query_type, length)
 
-    def network_query(self, msgid: int, machine: int, network: str, query_type: int, length: int) -> tuple[Any, ...]:
+    def network_query(self, msgid: int, machine: int, network: str, query_type: int, length: int) -> None:
         found = self._session.machine_requests.find(machine)
-        return _answer(found.datagrams.query_network(network, query_type, length))
-
-
-def _answer(result: QueryResult) -> tuple[Any, ...]:
-    return int(result.status), result.information, result.message, result.data
+        submit_network_query(self._session, msgid, found, network, query_type, length)

@@ -48,7 +48,6 @@ from emulator.tdi.groups import SendOptions
 from emulator.tdi.irp import Irp
 from emulator.tdi.layout import Arch
 from emulator.tdi.profile import Profile
-from emulator.tdi.query import QueryResult
 from emulator.tdi.segment import SegmentPort
 from emulator.tdi.structures import SocketAddress
 from emulator.tdi.transport import OpenOutcome, Transport
@@ -214,15 +213,9 @@ class Datagrams:
             return
         self._perform(self._transport.cancel(irp, trio.current_time()))
 
-    def query_network(self, network: str, query_type: int, buffer_bytes: int) -> QueryResult:
-        """TDI_QUERY_INFORMATION on a control channel, opened for the purpose."""
-        control = self._transport.open_control(network, self)
-        if control.status is not NtStatus.SUCCESS:
-            raise Refused(control.status, control.message, rule=control.rule)
-        try:
-            return self._transport.query(control.handle, query_type, buffer_bytes)
-        finally:
-            self.close(control.handle)
+    def open_control(self, network: str) -> int:
+        """The handle of a control channel, for whoever closes it; raises Refused."""
+        return self._settle(self._transport.open_control(network, self)).handle
 
     def kind_of(self, handle: int) -> FileKind:
         """Which of the three kinds of file a handle stands for; raises Refused. Windows: FsContext2."""

@@ -141,6 +141,40 @@ async def test_t9_the_same_datagram_by_every_way_is_seen(tmp_path: Path, network
 
 
 @both
+async def test_t9_bursts_and_questions_about_the_device_are_seen_one_by_one(tmp_path: Path, network: str) -> None:
+    here, there = HOSTS[network]
+    async with three_programs(tmp_path) as (_server, client, other):
+        machine = await client.machine("vm1")
+        address = await machine.open_address((here, 0), network=network)
+        far = await (await client.machine("vm2")).open_address((there, 0), network=network)
+        top = await (await other.machine("vm1")).attach_filter(network)
+
+        def judge(_: Filter, request: FilterRequest) -> None:
+            if request.data == b"2":
+                request.end(NtStatus.ACCESS_DENIED)
+            elif request.code == QueryType.BROADCAST_ADDRESS:
+                request.end(NtStatus.NOT_SUPPORTED)
+            elif not request.is_cleanup:
+                request.pass_on()
+
+        async with judging(top, judge) as seen:
+            results = await address.send_many([b"0", b"1", b"2", b"3"], far.local)
+            assert [result.status for result in results] == [
+                *(NtStatus.SUCCESS, NtStatus.SUCCESS),
+                *(NtStatus.ACCESS_DENIED, NtStatus.SUCCESS),
+            ]
+            inbox = aiter(far)
+            assert [(await anext(inbox)).data for _ in range(3)] == [b"0", b"1", b"3"]
+            assert len(await machine.query_network(QueryType.PROVIDER_INFO, network=network)) == 40
+            with pytest.raises(RequestFailed) as refused:
+                await machine.query_network(QueryType.BROADCAST_ADDRESS, network=network)
+            assert refused.value.status is NtStatus.NOT_SUPPORTED
+        assert [each.data for each in seen[:4]] == [b"0", b"1", b"2", b"3"]
+        kinds = [each.kind for each in seen if each.minor == MinorFunction.QUERY_INFORMATION]
+        assert kinds == [FileKind.CONTROL] * 2
+
+
+@both
 async def test_t8_a_filter_learns_the_port_of_an_open_it_watched(tmp_path: Path, network: str) -> None:
     here, _ = HOSTS[network]
     async with three_programs(tmp_path) as (_daemon, client, other):
