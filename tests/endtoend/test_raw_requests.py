@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -24,7 +26,7 @@ from emulator.tdi.layout import Arch
 from emulator.tdi.nt_layouts import IRP
 from emulator.tdi.request_layouts import TDI_REQUEST_SEND_DATAGRAM
 from emulator.tdi.structures import SocketAddress, pack_transport_address, parse_transport_address_untrusted
-from tests.support.processes import start_daemon
+from tests.support.processes import ROOT, start_daemon
 
 SHARED = ShareAccess.READ | ShareAccess.WRITE
 PATIENCE_SECONDS = 20.0
@@ -222,3 +224,15 @@ async def in_thread(task: Callable[..., None], *args: object) -> None:
 async def test_requests_as_bytes_without_an_event_loop(tmp_path: Path) -> None:
     async with start_daemon(tmp_path) as daemon:
         await in_thread(drive, daemon.socket_path)
+
+
+async def test_the_example_of_the_documentation_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "requests-as-bytes.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    async with two_machines(tmp_path) as (_, there):
+        far = await there.open_address(("10.0.0.2", 700), network="lan")
+        await in_thread(names["send_as_a_driver_does"], str(tmp_path / "vmbusd.sock"))
+        assert (await anext(aiter(far))).data == b"hello"
+    assert capsys.readouterr().out == "STATUS_SUCCESS (0x00000000) 5 \n"
