@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clients import requests
+from clients import remote_memory, requests
 from clients.direct_calls import DirectPacket
 from clients.inbox import ReceivedPacket
 
@@ -31,7 +31,10 @@ class Packet:
 
     async def read_external_data(self) -> bytes:
         """The same, for every client."""
-        return b"".join([await self._machine.read_memory(rng) for rng in requests.usable_ranges(self._received)])
+        ranges = requests.usable_ranges(self._received)
+        if self._machine.memory.is_mapped:
+            return requests.gather_mapped(self._machine.memory, ranges)
+        return await remote_memory.read_ranges(self._connection, self._machine.number, ranges)
 
     async def complete(self, payload: bytes = b"") -> None:
         """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""

@@ -168,6 +168,11 @@ class QuicLink:
 
     # ---- packets
 
+    @property
+    def local_port(self) -> int:
+        """The port packets leave from."""
+        return int(self._packets.socket.getsockname()[1])
+
     def rebind(self) -> None:
         """Go on from another socket, and so from another address or port; the daemon follows."""
         old = self._packets

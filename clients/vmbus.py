@@ -9,13 +9,13 @@ from uuid import UUID
 
 import trio
 
-from clients import connection_calls, file_calls, filter_calls, requests, taking
+from clients import connection_calls, file_calls, filter_calls, remote_memory, requests, taking
 from clients.bus import BusGuest, attach_bus
 from clients.driver import ChannelCallbacks
 from clients.files import File
 from clients.filters import Filter
 from clients.inbox import EndState, OfferState
-from clients.memory import Buffer, MachineMemory, pages_of
+from clients.memory import Buffer, MachineMemory
 from clients.packet import Packet
 from clients.protocol import ConnectionLost, RequestFailed
 from clients.requests import Completion, Identity
@@ -27,7 +27,7 @@ from emulator.status import NtStatus
 from emulator.tdi.builders import Location
 from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
-from emulator.wire.schema import MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
+from emulator.wire.schema import NETWORK_QUERY
 
 if TYPE_CHECKING:
     from clients.connection import Connection
@@ -70,24 +70,14 @@ class Machine:
         """A copy of a range of guest memory: through the mapping, or by message without one."""
         if self.memory.is_mapped:
             return requests.gather_mapped(self.memory, (rng,))
-        parts: list[bytes] = []
-        for address, size in pages_of(rng):
-            (data,) = await self._connection.request(MEMORY_READ, self.number, address, size)
-            parts.append(data)
-        return b"".join(parts)
+        return await remote_memory.read_ranges(self._connection, self.number, (rng,))
 
     async def write_memory(self, rng: GpaRange, data: bytes) -> None:
         """Copy ``data`` to the beginning of a range of guest memory."""
         if self.memory.is_mapped:
             self.memory.mapped.write_range(rng, data)
             return
-        done = 0
-        for address, size in pages_of(rng):
-            portion = data[done : done + size]
-            if not portion:
-                break
-            await self._connection.request(MEMORY_WRITE, self.number, address, portion)
-            done += len(portion)
+        await remote_memory.write_range(self._connection, self.number, rng, data)
 
     async def page_out(self, memory: GpaRange | Mdl | Buffer) -> None:
         """Mark its pages as paged out: external data there has to be waited for (R8). The bytes stay as they are."""

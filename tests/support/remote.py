@@ -35,12 +35,13 @@ def quic_section(keys: Path, settings: str = "", port: int = 0) -> str:
 
 @asynccontextmanager
 async def start_remote(
-    tmp_path: Path, settings: str = "", *, config: str = "", name: str = "vmbusd"
+    tmp_path: Path, settings: str = "", *, config: str = "", name: str = "vmbusd", expect_exit: int | None = 0
 ) -> AsyncIterator[RemoteDaemon]:
     """A daemon that lets in one client over UDP, ``everything``, which may be everything on vm1 and vm2."""
     keyring = Keyring.init(tmp_path / f"{name}-keys")
     credentials = keyring.add("everything", EVERYTHING)
-    async with start_daemon(tmp_path, quic_section(keyring.directory, settings) + config, name=name) as daemon:
+    document = quic_section(keyring.directory, settings) + config
+    async with start_daemon(tmp_path, document, name=name, expect_exit=expect_exit) as daemon:
         async with connect(daemon.socket_path) as local:
             (described,) = await local.inspect("daemon")
         yield RemoteDaemon(daemon, keyring, f"quic://{described['quic']}", credentials)
