@@ -210,6 +210,8 @@ class QuicLink:
             self._engine.handle_timer(now)
         while (event := self._engine.next_event()) is not None:
             self._happened(event)
+        if self._engine.end is not None:
+            self._lose(self._why(*self._engine.end))
         if error is not None:
             self._failed(error)
         self._transmit()
@@ -248,8 +250,6 @@ class QuicLink:
                     self._lose("the daemon closed the connection")
             case events.HandshakeCompleted():
                 self.is_established = True
-            case events.ConnectionTerminated(error_code=code, reason_phrase=reason):
-                self._lose(self._why(code, reason))
 
     def _why(self, code: int, reason: str) -> str:
         if reason == "Idle timeout":

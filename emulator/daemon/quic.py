@@ -212,6 +212,8 @@ class QuicListener:
                 return
         stream = client.stream
         if stream is not None:
+            if engine.is_over:
+                stream.end()
             stream.acknowledged()
             stream.close_if_delivered(now)
         keep_alive = self._settings.keep_alive_seconds

@@ -117,6 +117,12 @@ class Engine(QuicConnection):
         return self._close_event is not None
 
     @property
+    def end(self) -> tuple[int, str] | None:
+        """The error code and the reason it was closed with, here or there; the event says so only much later."""
+        event = self._close_event
+        return None if event is None else (event.error_code, event.reason_phrase)
+
+    @property
     def timer(self) -> float | None:
         """When ``handle_timer`` is due; None as long as nothing that could be read has come."""
         return None if self._close_at is None else self.get_timer()
