@@ -26,22 +26,36 @@ class BusyPoll:
         self._seconds = seconds
         self._clock = clock
         self._pays = seconds > 0
+        self._since: float | None = None  # when a look began that found nothing, and no wait has followed it yet
+
+    def look_for(self, found: Callable[[], bool]) -> bool:
+        """Look for what takes a moment at least, where looking pays; whether it came. Never sleeps.
+
+        Where it has not come, the ``wait`` that follows goes on from there.
+        """
+        if not self._pays:
+            return False
+        began = self._clock()
+        deadline = began + self._seconds
+        while True:
+            sched_yield()
+            if found():
+                return True
+            if self._clock() > deadline:
+                self._since = began
+                return False
 
     def wait(self, look: Callable[[], bool], sleep: Callable[[], None]) -> None:
         """Return when ``look`` has found something, or ``sleep`` has returned."""
+        since, self._since = self._since, None
         if look():
             return
         if not self._seconds:
             sleep()
             return
-        began = self._clock()
-        if self._pays:
-            deadline = began + self._seconds
-            while True:
-                sched_yield()
-                if look():
-                    return
-                if self._clock() > deadline:
-                    break
+        if since is None and self._pays and self.look_for(look):
+            return
+        began = since or self._since or self._clock()
+        self._since = None
         sleep()
         self._pays = self._clock() - began < WORTH_ANOTHER * self._seconds

@@ -108,7 +108,7 @@ class DirectEnd:
             return False
         try:
             if self._arrived_bytes() or self._held or self._line:
-                return self._take_in(INBOX_PACKETS)
+                return self._take_plain() or self._take_in(INBOX_PACKETS)
         except RingCorruption as corruption:
             self._break(corruption)
             return True
@@ -151,6 +151,21 @@ class DirectEnd:
         ended_here = (doorbell or self._held) and self._took_in(doorbell)
         return bool(packets or completed or ended_here)
 
+    def _take_plain(self) -> bool:
+        """The next packet by itself, where nothing else is to do: much the most common turn, in short."""
+        if self.items or self._held or self._inbox.collecting:
+            return False
+        taken = self._endpoint.take_plain()
+        if taken is None:
+            return False
+        packet = DirectPacket(self, taken[0])
+        packet.batch = 1
+        self.items.append(packet)
+        self._touch(self._inbox)
+        if taken[1]:
+            self._ring()
+        return True
+
     def _take_run(self) -> bool:
         if self.items or self._line:
             return False
@@ -175,6 +190,40 @@ class DirectEnd:
             self._owner.broke(self, self.broken)
 
     # ---- sending
+
+    def ask(self, buffer: bytes) -> DirectCall | None:
+        """Send bytes for a caller that then waits for the completion; None: nothing was done, ``send`` them."""
+        if self._held or self.closed is not None or self.broken is not None or type(buffer) is not bytes:
+            return None
+        call = DirectCall(self, True)
+        try:
+            call.transaction_id, doorbell = self._endpoint.ask(buffer, call)
+        except RingCorruption:
+            return None  # the same again when it is sent
+        if doorbell:
+            self._ring()
+        return call if call.transaction_id else None
+
+    def arrived(self) -> bool:
+        """Whether something stands in the ring, or the ring cannot be used."""
+        try:
+            return self._arrived_bytes() > 0
+        except RingCorruption:
+            return True
+
+    def take_answer(self, call: DirectCall) -> bytes | None:
+        """The completion of a packet that was sent with ``ask``, if that stands next in the ring."""
+        try:
+            answer = self._endpoint.take_answer(call.transaction_id)
+        except RingCorruption:
+            return None  # whoever takes packets in the usual way meets it
+        if answer is None:
+            return None
+        payload, doorbell = answer
+        if doorbell:
+            self._ring()
+        call.done = True
+        return payload
 
     def send(self, buffer: bytes, mdl: Mdl | None, flags: int, *, may_queue: bool = True) -> DirectCall:
         """Windows: VmbPacketSend. Unless it may queue, it ends with BUFFER_OVERFLOW when there is no room (Y1)."""

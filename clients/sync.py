@@ -21,6 +21,7 @@ from clients.driver_running import run_callback
 from clients.inbox import AddressState, EndState, OfferState
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
+from clients.requests import Completion
 from clients.sync_bus import BusGuest, attach_bus
 from clients.sync_driver import DriverChannel, DriverPacket
 from clients.sync_files import File
@@ -144,6 +145,25 @@ class Connection:
             raise
         return call.outcome()
 
+    def ask(self, end: DirectEnd, buffer: bytes) -> Completion | None:
+        """Send bytes through a direct channel and take the completion as soon as it stands in the ring.
+
+        The usual round trip, in short. None: nothing was done, send them in the usual way.
+        """
+        if len(self._listening) != 1:
+            return None  # others' rings would have to wait
+        call = end.ask(buffer)
+        if call is None:
+            return None
+        try:
+            if self._busy_poll.look_for(end.arrived) and (payload := end.take_answer(call)) is not None:
+                return Completion(payload)
+        except BaseException:
+            self.protocol.abandon(call)
+            raise
+        self.finish(call)
+        return requests.completion(call)
+
     def wait(self, seconds: float | None = None) -> None:
         """Take what comes next: from the daemon, or a doorbell. Then run the state callbacks that came.
 
@@ -186,7 +206,9 @@ class Connection:
                 if self.protocol.lost is not None:
                     raise self.protocol.lost
                 raise StopIteration
-            self.wait()
+            # A packet that comes soon needs no more than a look.
+            if len(self._listening) != 1 or not self._busy_poll.look_for(self._look):
+                self.wait()
 
     def _receive(self) -> None:
         try:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from clients import connection_calls, file_calls, filter_calls, requests, taking
 from clients.calls import RequestFailed
+from clients.direct import DirectEnd
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks
 from clients.inbox import EndState, OfferState, ReceivedPacket
@@ -30,6 +31,9 @@ from emulator.wire.schema import MEMORY_READ, MEMORY_WRITE, NETWORK_QUERY
 if TYPE_CHECKING:
     from clients.sync import Connection
     from clients.sync_driver import DriverChannel
+
+# A plain number: this is asked for every packet.
+WAIT = int(SendFlags.WAIT_FOR_COMPLETION)
 
 
 class Machine:
@@ -218,7 +222,12 @@ class _End:
 
     def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
         """Windows: VmbPacketSend. Returns the completion (empty, once in the ring, without WAIT_FOR_COMPLETION)."""
-        call = requests.send(self._connection.protocol, self._open_state(), buffer, mdl, flags)
+        state = self._open_state()
+        if mdl is None and flags == WAIT and isinstance(state, DirectEnd):
+            answer = self._connection.ask(state, buffer)
+            if answer is not None:
+                return answer
+        call = requests.send(self._connection.protocol, state, buffer, mdl, flags)
         self._connection.finish(call)
         return requests.completion(call)
 

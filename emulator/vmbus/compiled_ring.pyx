@@ -86,6 +86,8 @@ SOURCE = _SOURCE.decode("ascii")
 
 # The first 8 bytes of a descriptor but for its length: type 6, 16 bytes of header, no flags; and the bits to compare.
 cdef uint64_t IN_BAND_HEAD = 0x00020006
+cdef uint64_t ASKS = <uint64_t> 1 << 48  # the flag of a packet that asks for its completion
+cdef uint64_t COMPLETION_HEAD = 0x0002000B  # type 11, 16 bytes of header; whatever its length and flags
 cdef uint64_t PLAIN_HEAD = 0xFFFF0000FFFFFFFF
 
 # Results that can be made beforehand: a single packet's, and those of small batches.
@@ -437,7 +439,9 @@ cdef class RingSender:
             total = ((length + 7) & ~<Py_ssize_t> 7) + DESCRIPTOR_BYTES + FOOTER_BYTES
             if length > longest or total > free:
                 break
-            self.put_in_band(position, PyBytes_AS_STRING(<object> items[first + count]), length, transaction_id + count)
+            self.put_packet(
+                position, PyBytes_AS_STRING(<object> items[first + count]), length, transaction_id + count, IN_BAND_HEAD
+            )
             free -= total
             position += total
             if position >= self.size:
@@ -447,14 +451,31 @@ cdef class RingSender:
             return sent(0, False)
         return sent(count, self.publish(position, free))
 
-    cdef inline void put_in_band(
-        self, Py_ssize_t start, const char *payload, Py_ssize_t length, uint64_t transaction_id
+    def send_asking(self, bytes payload not None, uint64_t transaction_id):
+        """Write one in-band packet that wants its completion, if there is room; otherwise as ``send_in_band``."""
+        return self.put_single(payload, transaction_id, IN_BAND_HEAD | ASKS)
+
+    def send_completion(self, bytes payload not None, uint64_t transaction_id):
+        """Write the completion of one of the peer's packets, if there is room; otherwise as ``send_in_band``."""
+        return self.put_single(payload, transaction_id, COMPLETION_HEAD)
+
+    cdef object put_single(self, bytes payload, uint64_t transaction_id, uint64_t head):
+        cdef Py_ssize_t free = self.room()
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(payload)
+        cdef Py_ssize_t total = ((length + 7) & ~<Py_ssize_t> 7) + DESCRIPTOR_BYTES + FOOTER_BYTES
+        if length > LONGEST_IN_BAND or total > free:
+            return sent(0, False)
+        self.put_packet(self.position, PyBytes_AS_STRING(payload), length, transaction_id, head)
+        return sent(1, self.publish(self.behind(self.position, total), free - total))
+
+    cdef inline void put_packet(
+        self, Py_ssize_t start, const char *payload, Py_ssize_t length, uint64_t transaction_id, uint64_t head
     ) noexcept:
-        """One packet with its footer, at a place that was seen to have room."""
+        """One packet with its footer, at a place that was seen to have room. ``head`` lacks its length."""
         cdef RingMemory ring = self.ring
         cdef Py_ssize_t padded = (length + 7) & ~<Py_ssize_t> 7
         cdef Py_ssize_t position = start
-        ring_store_unit(ring.unit(position), IN_BAND_HEAD | <uint64_t> ((padded + DESCRIPTOR_BYTES) >> 3) << 32)
+        ring_store_unit(ring.unit(position), head | <uint64_t> ((padded + DESCRIPTOR_BYTES) >> 3) << 32)
         position = self.behind(position, 8)
         ring_store_unit(ring.unit(position), transaction_id)
         position = self.behind(position, 8)
@@ -646,6 +667,74 @@ cdef class RingReceiver:
         self.order()
         signal = ring_load(self.ring.words + WORD_PENDING) != 0 and self.frees_a_sender(before)
         return self.result(payloads, self.taken, signal, self.taken == used)
+
+    def take_completion(self, uint64_t transaction_id):
+        """Take what comes next if it is the completion of that packet: (payload, ring the doorbell).
+
+        None, and nothing taken, when anything else stands there, or doorbells are asked for: then ``receive_batch``.
+        """
+        cdef RingMemory ring = self.ring
+        cdef Py_ssize_t used = self.used()
+        cdef Py_ssize_t before = self.position
+        cdef Py_ssize_t total
+        cdef uint64_t head
+        cdef bytes payload
+        if used < DESCRIPTOR_BYTES + FOOTER_BYTES or not self.masked:
+            return None
+        head = ring_load_unit(ring.unit(before))
+        total = (<Py_ssize_t> <uint16_t> (head >> 32) << 3) + FOOTER_BYTES
+        if head & 0xFFFFFFFF != COMPLETION_HEAD or total < DESCRIPTOR_BYTES + FOOTER_BYTES or total > used:
+            return None
+        if ring_load_unit(ring.unit(self.behind(before, 8))) != transaction_id:
+            return None
+        # Its size was judged against the ring, which is the most this can allocate.
+        payload = PyBytes_FromStringAndSize(NULL, total - DESCRIPTOR_BYTES - FOOTER_BYTES)
+        ring.copy_out(
+            self.behind(before, DESCRIPTOR_BYTES), PyBytes_AS_STRING(payload), total - DESCRIPTOR_BYTES - FOOTER_BYTES
+        )
+        return payload, self.took(used, total)
+
+    def take_in_band(self):
+        """Take what comes next if it is an in-band packet: (payload, transaction id, flags, ring the doorbell).
+
+        None, and nothing taken, when anything else stands there, or doorbells are asked for: then ``receive_batch``.
+        """
+        cdef RingMemory ring = self.ring
+        cdef Py_ssize_t used = self.used()
+        cdef Py_ssize_t before = self.position
+        cdef Py_ssize_t total
+        cdef uint64_t head
+        cdef uint64_t transaction_id
+        cdef bytes payload
+        cdef bint signal
+        if used < DESCRIPTOR_BYTES + FOOTER_BYTES or not self.masked:
+            return None
+        head = ring_load_unit(ring.unit(before))
+        total = (<Py_ssize_t> <uint16_t> (head >> 32) << 3) + FOOTER_BYTES
+        if head & 0xFFFFFFFF != IN_BAND_HEAD or total < DESCRIPTOR_BYTES + FOOTER_BYTES or total > used:
+            return None
+        transaction_id = ring_load_unit(ring.unit(self.behind(before, 8)))
+        # Its size was judged against the ring, which is the most this can allocate.
+        payload = PyBytes_FromStringAndSize(NULL, total - DESCRIPTOR_BYTES - FOOTER_BYTES)
+        ring.copy_out(
+            self.behind(before, DESCRIPTOR_BYTES), PyBytes_AS_STRING(payload), total - DESCRIPTOR_BYTES - FOOTER_BYTES
+        )
+        signal = self.took(used, total)
+        return payload, transaction_id, <int> (head >> 48), signal
+
+    cdef bint took(self, Py_ssize_t used, Py_ssize_t total) except -1:
+        """Publish that one packet was taken; whether to ring the sender's doorbell."""
+        cdef Py_ssize_t before = self.position
+        self.position = self.behind(before, total)
+        self.known_used = used - total
+        ring_publish(self.ring.words + WORD_OUT, <uint32_t> self.position)
+        self.order()
+        return ring_load(self.ring.words + WORD_PENDING) != 0 and self.frees_a_sender(before)
+
+    cdef inline Py_ssize_t behind(self, Py_ssize_t position, Py_ssize_t count) noexcept:
+        """The place so many bytes further on; at most the whole area."""
+        position += count
+        return position - self.size if position >= self.size else position
 
     cdef list take_payloads(self, Py_ssize_t used, Py_ssize_t max_packets, Py_ssize_t max_bytes):
         """Copy payloads out; ``taken`` says how many ring bytes their packets had."""

@@ -79,6 +79,13 @@ class Deliveries:
             self._held[handle] = _new(Delivered, (transaction_id, requested, external, ranges, error, self.now))
         return _new(ReceivedPacket, (handle, payload, external, ranges, requested, image, error, transfer))
 
+    def admit_plain(self, payload: bytes, transaction_id: int, requested: bool) -> ReceivedPacket:
+        """The same for an in-band packet, not of a pipe, whose image nobody keeps."""
+        handle = self.last_handle = self.last_handle + 1
+        if requested or self._hold_unasked:
+            self._held[handle] = _new(Delivered, (transaction_id, requested, False, (), None, self.now))
+        return _new(ReceivedPacket, (handle, payload, False, (), requested, b"", None, None))
+
     def _usable_ranges(self, packet: Packet) -> tuple[tuple[GpaRange, ...], Refused | None]:
         """The ranges, or none and why the driver gets an error for them (R7, K24)."""
         limits = self._limits

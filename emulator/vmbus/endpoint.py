@@ -26,6 +26,7 @@ from emulator.vmbus.deliveries import Deliveries
 from emulator.vmbus.endpoint_view import EndpointView
 from emulator.vmbus.outgoing import Outgoing
 from emulator.vmbus.packets import (
+    COMPLETION_REQUESTED,
     FOOTER_BYTES,
     MAX_LENGTH8,
     PacketKind,
@@ -121,6 +122,47 @@ class ChannelEndpoint(EndpointView):
                 NtStatus.BUFFER_OVERFLOW, "the ring has no room and the packet may not wait for any", rule="Y1"
             )
         return self._send(payload, approved, context, None if int(flags) & _PAGED else buffer)
+
+    def ask(self, payload: bytes, context: object) -> tuple[int, bool]:
+        """``send`` in short, for a caller that waits for the completion at once: (transaction id, ring the doorbell).
+
+        The packet has no external data, and wants its completion, which ``take_answer`` may have, or ``receive``. The
+        id is 0 when nothing was done, for whatever reason: then ``send`` does it, or says why not.
+        """
+        if self._closed or self._halted or self._failure is not None or len(payload) > self._rules.longest_payload:
+            return 0, False
+        try:
+            return self._own.ask(payload, context)
+        except RingCorruption as corruption:
+            self._failure = str(corruption)
+            raise
+
+    def take_answer(self, transaction_id: int) -> tuple[bytes, bool] | None:
+        """The payload of the completion of our packet, and whether to ring the doorbell, if that is what comes next.
+
+        None, with nothing done, when it is not: then ``receive``.
+        """
+        if self._closed or self._halted or self._deliveries.quota_blocked:
+            return None
+        answer = self._incoming.take_completion(transaction_id)
+        if answer is not None:
+            self._own.answered(transaction_id)
+        return answer
+
+    def take_plain(self) -> tuple[ReceivedPacket, bool] | None:
+        """What comes next, if it is one in-band packet and may be delivered; and whether to ring the doorbell.
+
+        ``receive`` in short, for a caller that has just seen something arrive. The packet comes without its image.
+        None, with nothing done, when it is anything else, or packets of ours wait for room: then ``receive``.
+        """
+        deliveries = self._deliveries
+        if self._closed or self._halted or self.line or self.is_pipe or not deliveries.room():
+            return None
+        found = self._incoming.take_in_band()
+        if found is None:
+            return None
+        payload, transaction_id, flags, doorbell = found
+        return deliveries.admit_plain(payload, transaction_id, flags & COMPLETION_REQUESTED != 0), doorbell
 
     def send_with_external_mdl(
         self, buffer: Buffer, mdl: Mdl | None, offset: int, length: int, flags: int, context: object

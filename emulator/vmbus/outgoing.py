@@ -90,6 +90,25 @@ class Outgoing:
             self._sent[transaction_id] = context
         return _new(SendOutcome, (transaction_id, written, doorbell))
 
+    def ask(self, payload: bytes, context: object) -> tuple[int, bool]:
+        """One in-band packet that wants its completion, if it can be written at once: (transaction id, doorbell).
+
+        The id is 0 when something stands in the way: then ``send`` knows what.
+        """
+        if self.line or self._is_pipe or len(self._sent) + len(self._cancelled) >= self._max_outstanding:
+            return 0, False
+        transaction_id = self._last_transaction + 1
+        written, doorbell = self._queue.put_asking(payload, transaction_id)
+        if not written:
+            return 0, False
+        self._last_transaction = transaction_id
+        self._sent[transaction_id] = context
+        return transaction_id, doorbell
+
+    def answered(self, transaction_id: int) -> None:
+        """The completion of a packet has been taken; its context is whoever took it."""
+        del self._sent[transaction_id]
+
     def send_many(
         self, payloads: Sequence[bytes], waits: bool, contexts: Sequence[object], late_buffers: Sequence[Buffer]
     ) -> BatchOutcome:
@@ -134,7 +153,7 @@ class Outgoing:
 
     def complete_one(self, transaction_id: int, payload: bytes) -> tuple[bool, bool]:
         """One answer; as ``complete``."""
-        written, doorbell = self._queue.put_now(encode_completion(payload, transaction_id))
+        written, doorbell = self._queue.put_completion(payload, transaction_id)
         return (True, doorbell) if written else self.complete(((transaction_id, payload),))
 
     def complete(self, completions: Sequence[tuple[int, bytes]]) -> tuple[bool, bool]:

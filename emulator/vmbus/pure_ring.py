@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from emulator.status import Misuse
-from emulator.vmbus.packets import MAX_LENGTH8, RingCorruption, encode_in_band
+from emulator.vmbus.packets import MAX_LENGTH8, RingCorruption, encode_completion, encode_in_band
 from emulator.vmbus.pure_ring_memory import RingMemory
 from emulator.vmbus.ring_contract import (
     FEATURES,
@@ -42,6 +42,7 @@ _COMPLETION = 11
 _FIRST_GUESS_SHIFT = 8  # 256 bytes a packet: how much to copy out at first when only a few packets are wanted
 _LARGEST_COPY = 1 << 15
 _LONGEST_IN_BAND = MAX_LENGTH8 * 8 - 16
+_COMPLETION_KIND = b"\x0b\0\2\0"  # how a completion's descriptor begins
 _PLAIN_KIND, _NO_FLAGS = b"\6\0\2\0", b"\0\0"  # how an in-band descriptor begins, before and behind its length
 _pack_footer = struct.Struct("<II").pack
 _new = tuple.__new__  # a third of the price of calling a named tuple's class
@@ -146,6 +147,20 @@ class RingSender:
                 break
             images.append(image)
         return self.send_batch(images)
+
+    def send_asking(self, payload: bytes, transaction_id: int) -> Sent:
+        """Write one in-band packet that wants its completion, if there is room; otherwise as ``send_in_band``."""
+        self.free_bytes()
+        if len(payload) > _LONGEST_IN_BAND:
+            return _NOTHING_SENT
+        return self.send_batch((encode_in_band(payload, transaction_id, True),))
+
+    def send_completion(self, payload: bytes, transaction_id: int) -> Sent:
+        """Write the completion of one of the peer's packets, if there is room; otherwise as ``send_in_band``."""
+        self.free_bytes()
+        if len(payload) > _LONGEST_IN_BAND:
+            return _NOTHING_SENT
+        return self.send_batch((encode_completion(payload, transaction_id),))
 
     def block(self, needed: int) -> bool:
         """Ask for a doorbell when ``needed`` bytes are free. True: there is room by now, try again. May raise."""
@@ -255,6 +270,47 @@ class RingReceiver:
         self._fence()
         signal = control[PENDING] != 0 and self._frees_a_sender(before, after)
         return Received(payloads, consumed, signal, consumed == used)
+
+    def take_completion(self, transaction_id: int) -> tuple[bytes, bool] | None:
+        """Take what comes next if it is the completion of that packet: (payload, ring the doorbell).
+
+        None, and nothing taken, when anything else stands there, or doorbells are asked for: then ``receive_batch``.
+        """
+        found = self._next_of(_COMPLETION_KIND)
+        if found is None or found[0][8:] != transaction_id.to_bytes(8, "little"):
+            return None
+        _, used, total = found
+        payload = self._ring.read((self._out + 16) % self._size, total - 24)
+        return payload, self._took(used, total)
+
+    def take_in_band(self) -> tuple[bytes, int, int, bool] | None:
+        """Take what comes next if it is an in-band packet: (payload, transaction id, flags, ring the doorbell).
+
+        None, and nothing taken, when anything else stands there, or doorbells are asked for: then ``receive_batch``.
+        """
+        found = self._next_of(_PLAIN_KIND)
+        if found is None:
+            return None
+        head, used, total = found
+        payload = self._ring.read((self._out + 16) % self._size, total - 24)
+        return payload, int.from_bytes(head[8:], "little"), head[6] | head[7] << 8, self._took(used, total)
+
+    def _next_of(self, kind: bytes) -> tuple[bytes, int, int] | None:
+        """A copy of the next packet's first 16 bytes, the bytes used and its own, if it begins with ``kind``."""
+        used = self.used_bytes()
+        if used < 24 or not self._masked:
+            return None
+        head = self._ring.read(self._out, 16)
+        total = (head[4] | head[5] << 8) * 8 + 8
+        return (head, used, total) if head[:4] == kind and 24 <= total <= used else None
+
+    def _took(self, used: int, total: int) -> bool:
+        """Publish that one packet was taken; whether to ring the sender's doorbell."""
+        control, before = self._control, self._out
+        self._out = control[OUT] = after = (before + total) % self._size
+        self._known_used = used - total
+        self._fence()
+        return control[PENDING] != 0 and self._frees_a_sender(before, after)
 
     def _take_payloads(self, payloads: list[bytes], used: int, max_packets: int, max_bytes: int) -> int:
         """Copy payloads out into ``payloads``; how many ring bytes their packets had."""

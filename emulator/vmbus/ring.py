@@ -68,7 +68,7 @@ def _compiled() -> tuple[RingBuild | None, str]:
         return None, "it was not built when this was installed, for want of a C compiler or of Python's headers"
     except ImportError as problem:
         return None, str(problem)
-    if not hasattr(compiled_ring.RingSender, "send_in_band"):
+    if not hasattr(compiled_ring.RingSender, "send_asking"):
         return None, "it was built from older sources than these; install again"
     ends = compiled_ring.RingSender, compiled_ring.RingReceiver
     return RingBuild("compiled", compiled_ring.RingMemory, *ends, needs_fence=False), ""

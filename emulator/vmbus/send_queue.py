@@ -67,6 +67,14 @@ class SendQueue:
         """Write it if there is room and nothing waits in front of it."""
         return _NOT_NOW if self.waiting else self._sender.send_batch((image,))
 
+    def put_asking(self, payload: bytes, transaction_id: int) -> Sent:
+        """The same for an in-band packet that wants its completion; nothing may wait."""
+        return self._sender.send_asking(payload, transaction_id)
+
+    def put_completion(self, payload: bytes, transaction_id: int) -> Sent:
+        """Write an answer if there is room and nothing waits in front of it."""
+        return _NOT_NOW if self.waiting else self._sender.send_completion(payload, transaction_id)
+
     def put(self, packet: QueuedPacket) -> tuple[bool, bool]:
         """Let it wait, or write it if there is room after all; (written, ring the peer's doorbell).
 

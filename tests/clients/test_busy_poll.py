@@ -71,3 +71,16 @@ def test_no_seconds_turn_it_off() -> None:
 def test_a_time_that_makes_no_sense_is_refused(seconds: float) -> None:
     with pytest.raises(Misuse, match="0 to 1 seconds"):
         BusyPoll(seconds)
+
+
+def test_a_wait_goes_on_where_a_look_ended() -> None:
+    world = World(sleeps=1.0)
+    poll = BusyPoll(50e-6, world.clock)
+    assert not poll.look_for(world.look)
+    assert world.looks == 51
+    assert world.wait(poll) == (1, 1)  # it has looked for long enough
+    assert not poll.look_for(world.look)  # waits are long here: no looking at all
+    assert world.looks == 1
+    world.comes_at = world.now + 20e-6
+    assert not poll.look_for(world.look)
+    assert world.wait(poll)[0] == 1

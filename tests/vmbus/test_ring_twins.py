@@ -125,6 +125,12 @@ calls = st.one_of(
     ),
     st.tuples(st.sampled_from(["block", "would_ever_fit"]), st.tuples(some)),
     st.tuples(
+        st.sampled_from(["send_asking", "send_completion"]),
+        st.tuples(st.integers(0, 600).map(lambda count: bytes([count & 0xFF]) * count), st.integers(0, 3)),
+    ),
+    st.tuples(st.just("take_in_band"), st.just(())),
+    st.tuples(st.just("take_completion"), st.tuples(st.integers(0, 3))),
+    st.tuples(
         st.sampled_from(["unblock", "mask", "go_idle", "free_bytes", "used_bytes", "honours", "largest", "open"]),
         st.just(()),
     ),
@@ -147,6 +153,11 @@ def test_the_builds_do_the_same_whatever_is_asked_and_whoever_writes(pfns: tuple
 def honest_step(random: Random) -> Step:
     """What two drivers do that mean well."""
     choice = random.random()
+    if choice < 0.05:
+        name = random.choice(["send_asking", "send_completion"])
+        return Step(name, (random.randbytes(random.choice([0, 5, 64, 700])), random.randrange(3)))
+    if choice < 0.1:
+        return random.choice([Step("take_in_band"), Step("take_completion", (random.randrange(3),))])
     if choice < 0.4:
         counts = [random.choice([0, 5, 64, 700, 3000]) for _ in range(random.randrange(6))]
         return Step("send_batch", ([encode_in_band(random.randbytes(count), count) for count in counts],))
