@@ -145,7 +145,7 @@ class Connection:
             raise
         return call.outcome()
 
-    def ask(self, end: DirectEnd, buffer: bytes) -> Completion | None:
+    def ask_directly(self, end: DirectEnd, buffer: bytes) -> Completion | None:
         """Send bytes through a direct channel and take the completion as soon as it stands in the ring.
 
         The usual round trip, in short. None: nothing was done, send them in the usual way.

@@ -224,7 +224,7 @@ class _End:
         """Windows: VmbPacketSend. Returns the completion (empty, once in the ring, without WAIT_FOR_COMPLETION)."""
         state = self._open_state()
         if mdl is None and flags == WAIT and isinstance(state, DirectEnd):
-            answer = self._connection.ask(state, buffer)
+            answer = self._connection.ask_directly(state, buffer)
             if answer is not None:
                 return answer
         call = requests.send(self._connection.protocol, state, buffer, mdl, flags)
