@@ -14,6 +14,7 @@ import trio
 from emulator.config import Config
 from emulator.config_file import ConfigError, load
 from emulator.config_text import default_document, json_schema
+from emulator.daemon.descriptors import TooFewDescriptors, raise_limit, require
 from emulator.daemon.gateway_sockets import GatewayUnusable
 from emulator.daemon.listeners import PathUnusable
 from emulator.daemon.log import configure
@@ -95,11 +96,12 @@ def main(config_path: Path | None, socket_path: Path | None, log_level: str) -> 
     try:
         manager = ServiceManager(os.environ, os.getpid())
         config = load(config_path) if config_path else Config()
+        require(config, raise_limit())
         forced_by = trio.run(serve, config, path, _announce, manager, config_path)
     except ConfigError as error:
         click.echo(error, err=True)  # every line begins with its place
         sys.exit(2)
-    except (ActivationError, GatewayUnusable, PathUnusable, QuicUnusable, UnknownName) as error:
+    except (ActivationError, GatewayUnusable, PathUnusable, QuicUnusable, TooFewDescriptors, UnknownName) as error:
         click.echo(f"vmbusd: {error}", err=True)
         sys.exit(2)
     if forced_by is not None:

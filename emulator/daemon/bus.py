@@ -125,6 +125,7 @@ class MachineBus:
         try:
             if offer.channel_id is None:
                 raise Refused(NtStatus.DEVICE_NOT_READY, f"{offer} has not been offered to the guest yet")
+            self._machine.quotas.check_channels()
             channel.make_doorbells()
             channel.lay_out_rings()
             _, effects = self._guest.open_channel(offer.channel_id, (channel.ring_range,), channel.downstream_page)

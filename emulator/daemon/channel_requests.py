@@ -69,6 +69,11 @@ class ChannelRequests:
         self._channels[self._channels_given] = side
         return self._channels_given
 
+    def ring_pages(self, machine: Machine) -> int:
+        """Pages of a machine's memory in rings this session's client opened as a guest."""
+        guests = [side for side in self._channels.values() if side.role is Side.GUEST and side.machine is machine]
+        return sum(len(side.channel.ring_pfns) for side in guests)
+
     def drop(self, side: ChannelSide | DirectEnd, *, is_leaving: bool = False) -> None:
         """A channel end is gone; a direct one ``is_leaving`` until its client says that it is done with the rings."""
         self._channels.pop(side.number, None)
@@ -211,6 +216,7 @@ class ChannelRequests:
         if len(self._channels) >= self.session.limits.channels_per_session:
             text = f"this session already has {len(self._channels)} channels open"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
+        offer.machine.quotas.check_memory(self.session, sum(wanted.pages) + 2)
         channel = Channel(offer, self.session, wanted.pages, wanted.grant)
         if offer.machine.bus.open(channel):
             self.answer_open(channel, msgid)

@@ -15,13 +15,14 @@ from emulator.daemon.handler_answers import HandlerAnswers
 from emulator.daemon.interfaces import broadcast_addresses
 from emulator.daemon.log import logger
 from emulator.daemon.poller import Pump, Start
+from emulator.daemon.quotas import Quotas
 from emulator.daemon.tcp import TcpStreams
 from emulator.daemon.transport_owners import ConnectionOwner, Outside, Owner, Waiter
 from emulator.daemon.udp import status_of
 from emulator.daemon.udp_sockets import UdpSockets
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.constants import FileKind, ShareAccess
-from emulator.tdi.create import CreateRequest
+from emulator.tdi.create import FILE_KINDS, CreateRequest
 from emulator.tdi.effects import (
     AcceptStreams,
     Ask,
@@ -87,6 +88,7 @@ class Datagrams:
         self._log = logger().bind(machine=machine)
         self.fault: Callable[[Exception], None] = self._raise
         self.outside: Outside | None = None
+        self.quotas: Quotas | None = None
         self.filters = Filters(self, self._transport, config.limits)
         self.handlers = HandlerAnswers(self._transport, self._perform, self.look_at_deadlines)
         self.violations = 0
@@ -106,11 +108,14 @@ class Datagrams:
 
     def open(self, network: str, local: SocketAddress, share: ShareAccess, owner: Owner) -> OpenOutcome:
         """Open an address object; raises Refused."""
+        self._check_quota(FileKind.ADDRESS)
         return self._settle(self._transport.open_address(network, local, share, owner))
 
     def create(self, network: str, attributes: bytes, share: ShareAccess, owner: Owner, arch: Arch) -> OpenOutcome:
         """Open what an attribute list asks for; raises Refused. Windows: IRP_MJ_CREATE."""
         pointer_bytes = arch.pointer_bytes
+        if self.quotas is not None:
+            self._check_quota(FILE_KINDS[type(self.what_to_create(network, attributes, arch))])
         return self._settle(self._transport.create(network, attributes, share, owner, pointer_bytes=pointer_bytes))
 
     def what_to_create(self, network: str, attributes: bytes, arch: Arch) -> CreateRequest:
@@ -119,7 +124,12 @@ class Datagrams:
 
     def open_connection(self, network: str, context: bytes, owner: ConnectionOwner) -> OpenOutcome:
         """Open a connection endpoint; raises Refused."""
+        self._check_quota(FileKind.CONNECTION)
         return self._settle(self._transport.open_connection(network, context, owner))
+
+    def _check_quota(self, kind: FileKind) -> None:
+        if self.quotas is not None and self.quotas.limits_files(kind):
+            self.quotas.check_files(kind, self._transport.open_files(kind))
 
     def _settle(self, outcome: OpenOutcome) -> OpenOutcome:
         """Give an open the socket it waits for."""

@@ -8,7 +8,7 @@ from emulator.daemon.filter_passings import Opened, Opening
 from emulator.daemon.machine_requests import stale_or_unknown
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import FileKind, MajorFunction
-from emulator.tdi.create import OpenAddress, OpenConnection, OpenControl
+from emulator.tdi.create import FILE_KINDS, OpenAddress
 from emulator.tdi.filter_view import create_view
 from emulator.tdi.guest_irp import GuestIrp
 from emulator.tdi.irp import Irp
@@ -134,7 +134,7 @@ class FileRequests:
             asked = RawCreate(location, arch)
             request = found.datagrams.what_to_create(network, asked.attributes(attributes), arch)
             local = request.local if isinstance(request, OpenAddress) else None
-            view = create_view(_KINDS[type(request)], local, asked.share)
+            view = create_view(FILE_KINDS[type(request)], local, asked.share)
             return filters.create(self._session, msgid, network, view, Opening(filters, opened, _refused_create))
         except Refused as refusal:
             return _refused_create(refusal)
@@ -225,9 +225,6 @@ class FileRequests:
             if not self._session.connection_requests.forget(number):
                 del self._files[number]
             file.machine.datagrams.close(file.handle)
-
-
-_KINDS = {OpenAddress: FileKind.ADDRESS, OpenConnection: FileKind.CONNECTION, OpenControl: FileKind.CONTROL}
 
 
 def _refused_create(refusal: Refused) -> tuple[Any, ...]:

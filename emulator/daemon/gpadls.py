@@ -73,6 +73,7 @@ class MachineGpadls:
         """Describe memory to an offer's host; the handle. Raises Refused."""
         if offer.channel_id is None:
             raise Refused(NtStatus.DEVICE_REMOVED, f"{offer} is not offered any more")
+        offer.machine.quotas.check_gpadls(len(self._lists))
         try:
             handle, effects = guest.create_gpadl(offer.channel_id, ranges)
         except Misuse as misuse:

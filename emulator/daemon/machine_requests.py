@@ -110,6 +110,7 @@ class MachineRequests:
         if machine in self._machines:
             number = self._machines.index(machine) + 1
         else:
+            machine.quotas.check_sessions()
             self._machines.append(machine)
             machine.attached_sessions.add(session)
             number = len(self._machines)
@@ -127,6 +128,7 @@ class MachineRequests:
         found = self.find(machine)
         if pages * 8 > 65536 * 8:
             raise Refused(NtStatus.INVALID_PARAMETER, f"at most 65,536 pages can be had in one call, not {pages}")
+        found.quotas.check_memory(self._session, pages)
         return (pack_pfns(found.pages.allocate(self._session, pages)),)
 
     def memory_free(self, msgid: int, machine: int, pfns: bytes) -> tuple[Any, ...]:

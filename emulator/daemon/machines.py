@@ -18,6 +18,7 @@ from emulator.daemon.datagrams import Datagrams
 from emulator.daemon.log import logger
 from emulator.daemon.memfile import MemoryFile
 from emulator.daemon.mmio import MmioSpace
+from emulator.daemon.quotas import Quotas
 from emulator.memory import PageAllocator, PagedOut
 from emulator.status import NtStatus, Refused
 
@@ -52,6 +53,7 @@ class Machine:
         self.datagrams.filters.machine = self
         self.datagrams.outside = segments
         segments.serve(name, self.datagrams)
+        self.quotas = self.datagrams.quotas = Quotas(self, settings.quota)
         self.bus = MachineBus(self, settings)
         self.failure: str | None = None
         self.removed: str | None = None
@@ -125,6 +127,7 @@ class Machine:
         if len(self.offers) >= self.limits.offers_per_machine:
             text = f"{self} already has {len(self.offers)} offers, as many as a bus can have"
             raise Refused(NtStatus.INSUFFICIENT_RESOURCES, text)
+        self.quotas.check_offers()
         self.bus.offer(offer)
         self.offers.append(offer)
 

@@ -61,7 +61,7 @@ class Differences:
     def _is_applied(name: str, come_and_gone: set[str]) -> bool:
         rest = name.removeprefix("machines.")
         return any(rest == each or rest.startswith((f"{each}.access", f"{each}.")) for each in come_and_gone) or (
-            ".access" in rest
+            ".access" in rest or ".quota" in rest
         )
 
 
@@ -128,6 +128,8 @@ class Reloader:
             server.population.add(name, new.machines[name], new, file)
         server.segments.adopt(new, differences.changed_segments)
         server.config = new
+        for name in new.machines:
+            server.machines[name].quotas.settings = new.machines[name].quota
         server.replace_access(access)
         server.pump()
         waiting = differences.waiting()

@@ -145,9 +145,13 @@ class Access:
     def __init__(self, config: Config) -> None:
         """Raises UnknownName, which says where."""
         self._admins = _named("access.admin", config.access.admin)
-        self._machines = {
-            name: _machine_lists(f"machines.{name}", settings.access) for name, settings in config.machines.items()
-        }
+        self._machines: dict[str, dict[Role, _List]] = {}
+        # A thousand machines have few different settings between them.
+        known: dict[AccessConfig, dict[Role, _List]] = {}
+        for name, settings in config.machines.items():
+            if settings.access not in known:
+                known[settings.access] = _machine_lists(f"machines.{name}", settings.access)
+            self._machines[name] = known[settings.access]
 
     def add_machine(self, name: str, settings: AccessConfig) -> None:
         """A machine has come into being. Raises UnknownName."""

@@ -29,6 +29,8 @@ from emulator.daemon.machine_requests import MachineRequests
 from emulator.daemon.network_requests import NetworkRequests
 from emulator.daemon.obligations import Drainable, Patient, Pending
 from emulator.daemon.operation_requests import OperationRequests
+from emulator.daemon.pace import Pace
+from emulator.daemon.ready_sources import OUTBOX_HIGH_BYTES, ReadySources
 from emulator.daemon.receive_requests import ReceiveRequests
 from emulator.daemon.roles import REQUIRED, Role
 from emulator.daemon.streams import RECEIVE_BYTES, Stream, refuse_descriptors
@@ -52,10 +54,9 @@ if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
     from emulator.daemon.server import Server
 
-# Reads in one turn before other sessions get theirs.
+# Reads in one turn before other sessions get theirs, and frames: small ones come by the thousand in one read.
 READS_PER_TURN = 4
-# Above this much unsent, rings are left alone: they are the queue, the outbox is not.
-OUTBOX_HIGH_BYTES = 512 * 1024
+FRAMES_PER_TURN = 256
 Handler = Callable[..., tuple[Any, ...] | None]
 
 
@@ -73,8 +74,10 @@ class Session:
         self.acting_on: Machine | None = None
         self.stream = stream
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
-        self._ready: dict[Drainable, None] = {}
-        self._messages = 0
+        self._ready = ReadySources(stream)
+        self.messages = 0
+        self._pace = Pace(self.limits.frames_per_second, self.limits.bytes_per_second, trio.current_time())
+        self._turn_frames = self._turn_bytes = 0
         self._scope = trio.CancelScope()
         self._farewell: tuple[NtStatus, str] | None = None
         self.machine_requests = MachineRequests(self)
@@ -202,17 +205,19 @@ class Session:
                 await self.stream.readable()
             else:
                 await self._wait_for_rest(frame_began)
-            if not self._receive():
+            if not await self._receive():
                 return
             self.server.pump()
+            if self._pace.is_bounded and await self._keep_pace():
+                frame_began = None if frame_began is None else trio.current_time()
             if self.client == "":
                 continue
             if not self._decoder.has_partial_frame:
                 frame_began = None
-            elif frame_began is None or self._messages != messages:
+            elif frame_began is None or self.messages != messages:
                 # A client that keeps sending always has one unfinished; what counts is how long this one is.
                 frame_began = trio.current_time()
-            messages = self._messages
+            messages = self.messages
 
     async def _wait_for_rest(self, began: float) -> None:
         """Wait for more of a hello or of a frame, but not for ever."""
@@ -224,19 +229,35 @@ class Session:
             what = "no hello came" if hello else "a frame was left unfinished"
             raise WireError(f"{what} within {seconds:g} seconds")
 
-    def _receive(self) -> bool:
-        """Take what has arrived and dispatch it; False at the end of the stream."""
-        for _ in range(READS_PER_TURN):
+    async def _keep_pace(self) -> bool:
+        """Wait, where the client has said more than it may in that time; whether that took any."""
+        frames, self._turn_frames = self._turn_frames, 0
+        byte_count, self._turn_bytes = self._turn_bytes, 0
+        pause = self._pace.pause(frames, byte_count, trio.current_time())
+        await trio.sleep(pause)
+        return pause > 0
+
+    async def _receive(self) -> bool:
+        """Take what has arrived and dispatch it; False at the end of the stream. Others get their turn in between."""
+        frames = 0
+        for _ in range(1 if self._pace.is_bounded else READS_PER_TURN):
             data = self.stream.take()
             if data is None:
                 return True
             if not data:
                 return False
+            self._turn_bytes += len(data)
             for message in self._decoder.feed(data):
-                self._messages += 1
+                self.messages += 1
+                self._turn_frames += 1
                 self._dispatch(message)
                 if self._farewell is not None:
                     return False
+                frames += 1
+                if frames == FRAMES_PER_TURN:
+                    frames = 0
+                    self.server.pump()
+                    await trio.lowlevel.checkpoint()
             if len(data) < RECEIVE_BYTES:
                 return True
         return True
@@ -350,18 +371,13 @@ class Session:
     def mark_ready(self, source: Drainable) -> None:
         """A channel end has a reason to look at its ring, or an address a datagram."""
         if self.is_open:
-            self._ready[source] = None
+            self._ready.add(source)
             self.server.mark_dirty(self)
 
     def pump(self) -> None:
         """One turn: drain ready channels while the outbox has room, then write."""
-        if self.stream.queued_bytes >= OUTBOX_HIGH_BYTES:
-            self.stream.flush()
-        if self.stream.queued_bytes < OUTBOX_HIGH_BYTES:
-            ready, self._ready = self._ready, {}
-            for source in ready:
-                if source.is_open and self._drain(source):
-                    self.mark_ready(source)
+        if self._ready.drain():
+            self.server.mark_dirty(self)
         self.stream.flush()
         if self.stream.failure:
             self.end(NtStatus.INSUFFICIENT_RESOURCES, f"nothing can be sent any more: {self.stream.failure}")
@@ -369,14 +385,3 @@ class Session:
     def _end_if_overflowed(self) -> None:
         if self.stream.overflowed:
             self.end(NtStatus.INSUFFICIENT_RESOURCES, "the client does not read its socket, and its outbox is full")
-
-    @staticmethod
-    def _drain(source: Drainable) -> bool:
-        try:
-            try:
-                return source.drain()
-            except PeerViolation as violation:
-                source.violated(violation)
-        except Exception as error:  # noqa: BLE001 -- a fault in a core ends its machine, and only that
-            source.machine.fail(error)
-        return False

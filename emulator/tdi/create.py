@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from emulator.status import NtStatus, Refused
+from emulator.tdi.constants import FileKind
 from emulator.tdi.structures import Bytes, SocketAddress, parse_transport_address_untrusted
 
 TRANSPORT_ADDRESS = b"TransportAddress"
@@ -43,6 +44,8 @@ class OpenControl(NamedTuple):
 
 
 CreateRequest: TypeAlias = OpenAddress | OpenConnection | OpenControl
+
+FILE_KINDS = {OpenAddress: FileKind.ADDRESS, OpenConnection: FileKind.CONNECTION, OpenControl: FileKind.CONTROL}
 
 
 class _Attribute(NamedTuple):

@@ -23,7 +23,7 @@ from emulator.tdi.address import AddressObject, ControlChannel, OpenFile
 from emulator.tdi.connection import ConnectionEndpoint
 from emulator.tdi.connection_events import ConnectionEvents
 from emulator.tdi.connection_files import ConnectionFiles
-from emulator.tdi.constants import MajorFunction, MinorFunction, ShareAccess
+from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction, ShareAccess
 from emulator.tdi.create import CreateRequest, OpenAddress, OpenControl, parse_create_untrusted
 from emulator.tdi.device import Device
 from emulator.tdi.effects import CleanupComplete, Effect
@@ -187,6 +187,10 @@ class Transport(SendSide):
     def _opened(self, address: AddressObject) -> OpenOutcome:
         self._files[address.handle] = address
         return OpenOutcome(NtStatus.SUCCESS, address.handle, local=address.local)
+
+    def open_files(self, kind: FileKind) -> int:
+        """How many files of a kind are open."""
+        return sum(1 for file in self._files.values() if file.kind is kind)
 
     def _new_file(self, network: str) -> tuple[Device, int]:
         """The device a new file is for, and its handle."""

@@ -106,6 +106,7 @@ BELOW_DAEMON = (
     "emulator.config",
     "emulator.config_file",
     "emulator.segment_config",
+    "emulator.limits_config",
 )
 CLIENT_SHARED = (
     "clients.memory",
@@ -215,13 +216,20 @@ LAYERS = (
         reason="places in a TOML document are found without knowing what the document is for",
     ),
     Layer(
-        ("emulator.config", "emulator.config_file", "emulator.config_text", "emulator.segment_config"),
+        (
+            "emulator.config",
+            "emulator.config_file",
+            "emulator.config_text",
+            "emulator.segment_config",
+            "emulator.limits_config",
+        ),
         (
             *FOUNDATION,
             MEETING_PLACE,
             "emulator.choices_document",
             "emulator.config",
             "emulator.segment_config",
+            "emulator.limits_config",
             "emulator.toml_positions",
             "emulator.vmbus",
             "emulator.tdi",
