@@ -80,7 +80,7 @@ class MachineBus:
         self._offers: dict[int, Offer] = {}  # by the host bus's key
         self._by_identity: dict[tuple[UUID, UUID], Offer] = {}
         self._offered: dict[int, Offer] = {}  # by the guest bus's channel id
-        self._freed: deque[Offer] = deque()
+        self._freed: list[Offer] = []
         self.rings = BusGuestRings(machine, self._host)
         self.gpadls = MachineGpadls(self._host, self._run)
         self._running = False
@@ -245,7 +245,7 @@ class MachineBus:
         finally:
             self._running = False
         while self._freed:
-            self._machine.offer_available(self._freed.popleft())
+            self._machine.offer_available(self._freed.pop(0))
 
     def _perform(self, effect: Effect) -> Iterable[Effect]:
         match effect:

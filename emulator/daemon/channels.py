@@ -126,6 +126,7 @@ class Channel:
         self._session = session
         self._grant = grant
         self._pages = pages
+        self._rings: tuple[RingPages, tuple[RingMemory, RingMemory]] | None = None  # both ends look through these
 
     @property
     def ring_range(self) -> GpaRange:
@@ -266,8 +267,11 @@ class Channel:
         return RingPages(self.ring_pfns[: self.downstream_page], self.ring_pfns[self.downstream_page :])
 
     def _ring_memories(self, ring: RingPages) -> tuple[RingMemory, RingMemory]:
-        memory = self.machine.memory
-        return RingMemory.over(memory, ring.guest_to_host), RingMemory.over(memory, ring.host_to_guest)
+        if self._rings is None or self._rings[0] != ring:
+            memory = self.machine.memory
+            views = RingMemory.over(memory, ring.guest_to_host), RingMemory.over(memory, ring.host_to_guest)
+            self._rings = ring, views
+        return self._rings[1]
 
     def _endpoint(self, side: Side, incoming: RingMemory, outgoing: RingMemory) -> ChannelEndpoint:
         return hosted_endpoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -21,12 +22,19 @@ from emulator.daemon.mmio import MmioSpace
 from emulator.daemon.quotas import Quotas
 from emulator.memory import PageAllocator, PagedOut
 from emulator.status import NtStatus, Refused
+from emulator.vmbus.profile import ChannelProfile
 
 if TYPE_CHECKING:
     from emulator.daemon.driver_guest import WaitingDriver
     from emulator.daemon.pending import PendingOpen
     from emulator.daemon.segments import Segments
     from emulator.daemon.session import Session
+
+
+@lru_cache(64)
+def _shared(profile: ChannelProfile) -> ChannelProfile:
+    """A thousand machines have few different profiles between them."""
+    return profile
 
 
 class Machine:
@@ -37,7 +45,7 @@ class Machine:
     ) -> None:
         self.name = name
         self.limits = config.limits
-        self.profile = config.channel_profile(settings)
+        self.profile = _shared(config.channel_profile(settings))
         self.profile_name = settings.profile
         self.file = file
         self.memory = self.file.memory

@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections import deque
 
 import trio
 
@@ -25,7 +24,8 @@ class Outlet:
     def __init__(self, sock: socket.socket, limit_bytes: int) -> None:
         self._sock = sock
         self._limit_bytes = limit_bytes
-        self._queue: deque[bytearray | tuple[bytes, int, bool]] = deque()
+        # A list: it is empty nearly always, and there is one for each client.
+        self._queue: list[bytearray | tuple[bytes, int, bool]] = []
         self._stalled = trio.Event()
         self.queued_bytes = 0
         self.overflowed = False
@@ -72,7 +72,7 @@ class Outlet:
                     sent = self._sock.send(portion)
                 self.queued_bytes -= sent
                 if sent == len(head):
-                    queue.popleft()
+                    queue.pop(0)
                 else:
                     del head[:sent]
         except BlockingIOError:
@@ -92,9 +92,9 @@ class Outlet:
         if then_close:
             os.close(descriptor)
         self.queued_bytes -= sent + DESCRIPTOR_BYTES
-        self._queue.popleft()
+        self._queue.pop(0)
         if sent < len(frame):
-            self._queue.appendleft(bytearray(frame[sent:]))
+            self._queue.insert(0, bytearray(frame[sent:]))
 
     async def writable(self) -> None:
         """Return when a full socket has drained; for the one task that then flushes again."""
@@ -105,7 +105,7 @@ class Outlet:
     def forget(self) -> None:
         """Forget what is queued, and close the descriptors that are this object's."""
         while self._queue:
-            item = self._queue.popleft()
+            item = self._queue.pop(0)
             if isinstance(item, tuple) and item[2]:
                 os.close(item[1])
         self.queued_bytes = 0

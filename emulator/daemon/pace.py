@@ -25,10 +25,11 @@ class Pace:
         self._frames = None if frames_per_second is None else _Allowance(frames_per_second, now)
         self._bytes = None if bytes_per_second is None else _Allowance(bytes_per_second, now)
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether there is anything to account for."""
-        return self._frames is not None or self._bytes is not None
+    @staticmethod
+    def of(frames_per_second: float | None, bytes_per_second: float | None, now: float) -> Pace | None:
+        """None where there is nothing to account for."""
+        is_bounded = frames_per_second is not None or bytes_per_second is not None
+        return Pace(frames_per_second, bytes_per_second, now) if is_bounded else None
 
     def pause(self, frames: int, byte_count: int, now: float) -> float:
         """So much was read; seconds to wait before more is."""

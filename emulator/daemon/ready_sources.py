@@ -15,6 +15,8 @@ SOURCES_PER_TURN = 64
 class ReadySources:
     """A line of channel ends and addresses in front of one client's stream; each stands in it once."""
 
+    __slots__ = ("_line", "_stream")
+
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._line: dict[Drainable, None] = {}

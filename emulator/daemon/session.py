@@ -76,9 +76,11 @@ class Session:
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
         self._ready = ReadySources(stream)
         self.messages = 0
-        self._pace = Pace(self.limits.frames_per_second, self.limits.bytes_per_second, trio.current_time())
+        self._pace = Pace.of(self.limits.frames_per_second, self.limits.bytes_per_second, trio.current_time())
         self._turn_frames = self._turn_bytes = 0
         self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._has_writer = False
         self._farewell: tuple[NtStatus, str] | None = None
         self.machine_requests = MachineRequests(self)
         self.channel_requests = ChannelRequests(self)
@@ -142,10 +144,11 @@ class Session:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
+                    self._nursery = nursery
                     await self._read_until_the_end()
                     nursery.cancel_scope.cancel()
         finally:
+            self._nursery = None
             self._finish()
 
     async def _read_until_the_end(self) -> None:
@@ -208,7 +211,7 @@ class Session:
             if not await self._receive():
                 return
             self.server.pump()
-            if self._pace.is_bounded and await self._keep_pace():
+            if self._pace is not None and await self._keep_pace(self._pace):
                 frame_began = None if frame_began is None else trio.current_time()
             if self.client == "":
                 continue
@@ -229,18 +232,18 @@ class Session:
             what = "no hello came" if hello else "a frame was left unfinished"
             raise WireError(f"{what} within {seconds:g} seconds")
 
-    async def _keep_pace(self) -> bool:
+    async def _keep_pace(self, pace: Pace) -> bool:
         """Wait, where the client has said more than it may in that time; whether that took any."""
         frames, self._turn_frames = self._turn_frames, 0
         byte_count, self._turn_bytes = self._turn_bytes, 0
-        pause = self._pace.pause(frames, byte_count, trio.current_time())
+        pause = pace.pause(frames, byte_count, trio.current_time())
         await trio.sleep(pause)
         return pause > 0
 
     async def _receive(self) -> bool:
         """Take what has arrived and dispatch it; False at the end of the stream. Others get their turn in between."""
         frames = 0
-        for _ in range(1 if self._pace.is_bounded else READS_PER_TURN):
+        for _ in range(READS_PER_TURN if self._pace is None else 1):
             data = self.stream.take()
             if data is None:
                 return True
@@ -379,6 +382,10 @@ class Session:
         if self._ready.drain():
             self.server.mark_dirty(self)
         self.stream.flush()
+        if self.stream.queued_bytes and not self._has_writer and self._nursery is not None:
+            # Most clients never let their socket fill, and need no task that waits for room.
+            self._has_writer = True
+            self._nursery.start_soon(self._write)
         if self.stream.failure:
             self.end(NtStatus.INSUFFICIENT_RESOURCES, f"nothing can be sent any more: {self.stream.failure}")
 

@@ -124,7 +124,7 @@ def test_the_slower_of_two_paces_counts() -> None:
     pace = Pace(1000, 100_000, now=0.0)
     assert pace.pause(1500, 100_000, 0.0) == pytest.approx(0.5)
     assert pace.pause(0, 200_000, 0.5) == pytest.approx(1.5)
-    assert not Pace(None, None, 0.0).is_bounded
+    assert Pace.of(None, None, 0.0) is None
 
 
 @pytest.mark.parametrize("limits", [LimitsConfig(frames_per_second=1_000), LimitsConfig(bytes_per_second=65_536)])
