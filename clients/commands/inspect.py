@@ -25,8 +25,8 @@ def inspect_machine(machine: str, wants_json: bool) -> None:
 
     A ring's W and R are its write and read index. MASK is 1 while its reader asks not to be rung. PENDING is the room
     its writer waits for. Of an end, QUEUED packets wait for room in its ring, OUTSTANDING ones for their completion,
-    and UNCOMPLETED ones were delivered to it; WINDOW IN is what its client may still send, WINDOW OUT what may still be
-    delivered to it. A direct end keeps its packets to itself.
+    and UNCOMPLETED ones were delivered to it, as many as QUOTA at most; WINDOW IN is what its client may still send,
+    WINDOW OUT what may still be delivered to it. A direct end keeps its packets to itself.
 
     \b
     Example:
@@ -45,6 +45,8 @@ def inspect_machine(machine: str, wants_json: bool) -> None:
         if "rings" in entry:
             _show_rings(entry["rings"])
             _show_ends(entry["ends"])
+            for owed in entry.get("uncompleted", ()):
+                say(owed["text"])
 
 
 def _show_rings(rings: dict[str, dict[str, Any]]) -> None:
@@ -71,7 +73,7 @@ def _show_ends(ends: dict[str, dict[str, Any]]) -> None:
         return f"{of['packets']} / {byte_size(of['bytes'])}" if of is not None else "-"
 
     table(
-        ("END", "MODE", "QUEUED", "OUTSTANDING", "UNCOMPLETED", "WINDOW IN", "WINDOW OUT", "CLIENT"),
+        ("END", "MODE", "QUEUED", "OUTSTANDING", "UNCOMPLETED", "QUOTA", "WINDOW IN", "WINDOW OUT", "CLIENT"),
         [
             (
                 name,
@@ -79,6 +81,7 @@ def _show_ends(ends: dict[str, dict[str, Any]]) -> None:
                 end.get("queued_packets", "-"),
                 end.get("outstanding", "-"),
                 end.get("uncompleted", "-"),
+                end.get("quota", "-"),
                 window(end.get("window_in")),
                 window(end.get("window_out")),
                 end["session"],

@@ -88,6 +88,7 @@ def _end(side: ChannelSide | DirectEnd) -> dict[str, Any]:
         "queued_packets": endpoint.queued_packets,
         "outstanding": endpoint.outstanding,
         "uncompleted": endpoint.delivered,
+        "quota": endpoint.transaction_quota,
         "quota_blocked": endpoint.quota_blocked,
         "stopped": endpoint.is_stopped,
         "delivered_packets": side.delivered_packets,

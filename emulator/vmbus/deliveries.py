@@ -53,6 +53,11 @@ class Deliveries:
     def __contains__(self, handle: int) -> bool:
         return handle in self._held
 
+    @property
+    def quota(self) -> int:
+        """How many packets may be delivered and not completed (Q1)."""
+        return self._quota
+
     def room(self) -> int:
         """How many more packets may be delivered now. Once blocked, none before one was completed (Q3)."""
         return 0 if self.quota_blocked else max(0, self._quota - len(self._held))

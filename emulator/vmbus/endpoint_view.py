@@ -45,6 +45,11 @@ class EndpointView:
         return len(self._deliveries)
 
     @property
+    def transaction_quota(self) -> int:
+        """How many packets of the peer's may be delivered and not completed (Q1)."""
+        return self._deliveries.quota
+
+    @property
     def quota_blocked(self) -> bool:
         """Whether packets stay in the ring because as many as the quota allows are not completed (Q1)."""
         return self._deliveries.quota_blocked

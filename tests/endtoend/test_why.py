@@ -103,12 +103,17 @@ async def test_not_open_and_no_offer_and_unknown(tmp_path: Path) -> None:
 
 
 async def test_packets_that_are_not_completed(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (daemon, _, offered, channel):
+    async with opened(tmp_path) as (daemon, host, offered, channel):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.send, b"answer me")
             packet = await anext(offered)
             found = await why(daemon)
             assert found["cause"] == "not_completed"
+            (entry,) = await host.inspect("details")
+            assert entry["ends"]["host"]["uncompleted"] == 1
+            assert entry["ends"]["host"]["quota"] == 4096
+            shown = await run_client(CLI, "inspect", "vm1", daemon=daemon)
+            assert "the host owes 1 completion, the oldest for transaction 0x1" in shown.stdout
             assert "the host" in found["sentence"]
             assert "has 1 packet and has not completed them" in found["sentence"]
             await packet.complete()
