@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from emulator.tdi.effects import Effect, SendOutside
-from emulator.tdi.structures import SocketAddress
+from emulator.tdi.structures import SocketAddress, parsed_networks
 
 if TYPE_CHECKING:
     from emulator.tdi.segment import Segment
@@ -51,7 +51,7 @@ class Gateway:
         self.dropped = 0
         """Datagrams with nobody to go to, or from somebody who may not send here."""
         self._segment = segment
-        self._networks = tuple(ip_network(network) for network in reachable_networks)
+        self._networks = parsed_networks(tuple(reachable_networks))
         self._forwarded = {port.inside: number for number, port in enumerate(self.ports) if port.to is None}
         self._played = {port.inside: number for number, port in enumerate(self.ports) if port.to is not None}
         self._peers: dict[int, SocketAddress] = {

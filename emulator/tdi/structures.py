@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple, TypeAlias
 
 from emulator.status import NtStatus, Refused
@@ -58,6 +58,12 @@ class HostFacts(NamedTuple):
     is_multicast: bool
     is_mapped: bool
     """An IPv4 address dressed as IPv6, which would leave an IPv6 socket as IPv4."""
+
+
+@lru_cache(maxsize=64)
+def parsed_networks(texts: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Networks as a configuration writes them; the machines of a daemon have few different lists between them."""
+    return tuple(ip_network(text) for text in texts)
 
 
 @lru_cache(maxsize=4_096)

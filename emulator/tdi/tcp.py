@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from emulator.status import Misuse, NtStatus, Refused
@@ -29,7 +29,7 @@ from emulator.tdi.effects import AcceptStreams, BindStream, CloseStream, Connect
 from emulator.tdi.irp import SendDatagram
 from emulator.tdi.profile import ProviderProfile
 from emulator.tdi.queues import SendPath
-from emulator.tdi.structures import HostFacts, SocketAddress, canonical_untrusted, host_facts_untrusted
+from emulator.tdi.structures import HostFacts, SocketAddress, canonical_untrusted, host_facts_untrusted, parsed_networks
 from emulator.tdi.tcp_links import TcpLink, TcpNetwork
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class TcpDevice(Device):
         self.connections = TcpNetwork(self, profile)
         self.endpoints = endpoints
         self._locals = tuple(host_facts_untrusted(host) for host in local_addresses)
-        self._networks = tuple(ip_network(network) for network in reachable_networks)
+        self._networks = parsed_networks(tuple(reachable_networks))
         self._reaches = lru_cache(maxsize=1_024)(self._compute_reaches)
         self._holders: dict[int, _Holder] = {}
         self._by_bound: dict[SocketAddress, _Holder] = {}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject
@@ -23,7 +23,7 @@ from emulator.tdi.device import Device
 from emulator.tdi.effects import BindSocket, CloseSocket, Effect, Transmit
 from emulator.tdi.profile import ProviderProfile
 from emulator.tdi.queues import QueuedSend, SendPath
-from emulator.tdi.structures import HostFacts, SocketAddress, canonical_untrusted, host_facts_untrusted
+from emulator.tdi.structures import HostFacts, SocketAddress, canonical_untrusted, host_facts_untrusted, parsed_networks
 
 UDP_NETWORK = "udp"
 UDP_DEVICE_NAME = "\\Device\\Udp"
@@ -60,7 +60,7 @@ class UdpDevice(Device):
     ) -> None:
         super().__init__(machine, UDP_NETWORK, profile, start_filetime)
         self._locals = tuple(host_facts_untrusted(host) for host in local_addresses)
-        self._networks = tuple(ip_network(network) for network in reachable_networks)
+        self._networks = parsed_networks(tuple(reachable_networks))
         self._reaches = lru_cache(maxsize=1_024)(self._compute_reaches)
         self._sockets: dict[int, _Socket] = {}
         self._by_bound: dict[SocketAddress, int] = {}

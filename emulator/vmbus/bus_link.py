@@ -24,7 +24,7 @@ class BusLink:
     def __init__(self, host: HostBus, guest: GuestBus, answers_platform: bool = True) -> None:
         self.host, self.guest = host, guest
         self._answers_platform = answers_platform
-        self._posts: deque[PostMessage] = deque()
+        self._posts: list[PostMessage] = []  # a list: small when empty, as it nearly always is
 
     @property
     def waiting_posts(self) -> int:
@@ -61,7 +61,7 @@ class BusLink:
         status, effects = self.host.post_message(post.connection_id, post.payload)
         if status is HvStatus.INSUFFICIENT_BUFFERS:
             return False
-        self._posts.popleft()
+        del self._posts[0]
         arriving.extend(effects)
         if status is not HvStatus.SUCCESS:
             arriving.extend(self.guest.post_failed(post.connection_id, post.payload, status))
