@@ -23,7 +23,7 @@ class QuotaConfig(_Section):
     offers: int | None = Field(default=None, ge=0)
     # Channels open.
     channels: int | None = Field(default=None, ge=0)
-    # GPADLs its guests have described, besides those of rings the daemon lays out.
+    # GPADLs its guests have described; the rings of an open channel are one.
     gpadls: int | None = Field(default=None, ge=0)
     # Transport addresses open on its networks.
     addresses: int | None = Field(default=None, ge=0)

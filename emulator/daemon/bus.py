@@ -126,6 +126,7 @@ class MachineBus:
             if offer.channel_id is None:
                 raise Refused(NtStatus.DEVICE_NOT_READY, f"{offer} has not been offered to the guest yet")
             self._machine.quotas.check_channels()
+            self._machine.quotas.check_gpadls()
             channel.make_doorbells()
             channel.lay_out_rings()
             _, effects = self._guest.open_channel(offer.channel_id, (channel.ring_range,), channel.downstream_page)
@@ -346,8 +347,7 @@ class MachineBus:
             detail = f"GPADL 0x{gpadl_id:X} of {offer}: {error}"
             self.violations.note(Violation.of(BusError(BusFault.PAGE_OUTSIDE_MEMORY, detail)), offer.mistakes)
             return STATUS_FAILED
-        self.gpadls.accepted(offer.key, gpadl_id, ranges)
-        return STATUS_OK
+        return self.gpadls.accepted(offer, gpadl_id, ranges)
 
     def _opened(self, channel_id: int, status: int) -> Iterable[Effect]:
         offer = self._offered[channel_id]

@@ -46,6 +46,7 @@ class BusGuestRings:
         """Both ends of a channel; the status for the host bus."""
         channel = BusGuestChannel(offer, guest, request)
         try:
+            offer.machine.quotas.check_channels()
             channel.open(request, wait=offer.driver is not None)
         except (PeerViolation, AddressOutsideMemory) as error:
             channel.note(BusFault.UNUSABLE_RING, str(error), "bus.open_failed")

@@ -64,6 +64,7 @@ class GuestDriver(Driver):
         """An offer this guest waited for is free."""
         self._waiter = None
         try:
+            self.machine.quotas.check_memory(self.session, sum(self.wanted.pages) + 2)
             channel = Channel(offer, self.session, self.wanted.pages, self._grant)
             self._channel = channel
             channel.guest_driver = self

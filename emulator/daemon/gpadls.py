@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from emulator.daemon.channels import Offer
+from emulator.daemon.log import logger
 from emulator.memory import GpaRange
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.vmbus.bus_link import Effect
 from emulator.vmbus.guest import GuestBus
 from emulator.vmbus.host import HostBus
-from emulator.vmbus.message_types import is_failure
+from emulator.vmbus.message_types import STATUS_OK, is_failure
 
 
 @dataclass(slots=True)
@@ -40,9 +41,20 @@ class MachineGpadls:
 
     # ---- what the buses tell
 
-    def accepted(self, key: int, handle: int, ranges: tuple[GpaRange, ...]) -> None:
-        """The guest described memory to an offer's host."""
-        self._lists[key, handle] = PageList(ranges)
+    def accepted(self, offer: Offer, handle: int, ranges: tuple[GpaRange, ...]) -> int:
+        """The guest described memory to an offer's host; the status for the bus. Our own guest asked before."""
+        try:
+            offer.machine.quotas.check_gpadls()
+        except Refused as refusal:
+            logger().warning("bus.gpadl_refused", machine=offer.machine.name, gpadl=handle, why=refusal.text)
+            return int(refusal.status)
+        self._lists[offer.key, handle] = PageList(ranges)
+        return STATUS_OK
+
+    @property
+    def count(self) -> int:
+        """How many there are, those of rings included."""
+        return len(self._lists)
 
     def may_go(self, key: int, handle: int) -> bool:
         """The guest wants a list back: now, or when it is unmapped."""
@@ -73,7 +85,7 @@ class MachineGpadls:
         """Describe memory to an offer's host; the handle. Raises Refused."""
         if offer.channel_id is None:
             raise Refused(NtStatus.DEVICE_REMOVED, f"{offer} is not offered any more")
-        offer.machine.quotas.check_gpadls(len(self._lists))
+        offer.machine.quotas.check_gpadls()
         try:
             handle, effects = guest.create_gpadl(offer.channel_id, ranges)
         except Misuse as misuse:

@@ -35,9 +35,9 @@ class Quotas:
         """One more channel opens. Raises Refused."""
         self._check(len(self._machine.channels), self.settings.channels, "channels", "open channels")
 
-    def check_gpadls(self, count: int) -> None:
+    def check_gpadls(self) -> None:
         """One more GPADL. Raises Refused."""
-        self._check(count, self.settings.gpadls, "gpadls", "GPADLs")
+        self._check(self._machine.bus.gpadls.count, self.settings.gpadls, "gpadls", "GPADLs")
 
     def check_files(self, kind: FileKind, count: int) -> None:
         """One more file of a kind, where there are so many. Raises Refused."""

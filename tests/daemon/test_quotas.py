@@ -12,8 +12,14 @@ from trio.testing import MockClock
 from emulator.config import Config, LimitsConfig, MachineConfig
 from emulator.daemon.pace import Pace
 from emulator.limits_config import QuotaConfig
+from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
+from emulator.vmbus.guest import GuestBus
+from emulator.vmbus.guest_effects import ChannelOpened, OffersDelivered
+from emulator.wire.runs import pack_mdl_chain, unpack_pfns
 from tests.daemon.raw import GRANT, Answered, RawClient, raw_client, request, served
+from tests.daemon.test_bus_guest import until
+from tests.daemon.test_driver_requests import both_started
 
 INTERFACE = bytes(16)
 ADDRESS = ("address.open", 1, "lan", "10.0.0.1", 0, False, *GRANT)
@@ -145,3 +151,37 @@ async def test_a_client_that_says_too_much_is_read_later_and_not_ended(
         # The first second's worth comes at once, and what came with the last read is answered before the pause for it.
         assert expected / 2 <= took <= expected
         assert server.session_count == 1
+
+
+async def test_gpadls_of_a_driver_and_those_of_rings_are_one_quota(tmp_path: Path) -> None:
+    async with served(tmp_path, config(gpadls=2)) as (server, path):
+        async with raw_client(path) as guest, raw_client(path) as host:
+            await both_started(guest, host)
+            assert server.machines["vm1"].bus.gpadls.count == 1
+            pfn = unpack_pfns((await guest.call("memory.allocate", 1, 1))[0])[0]
+            chain = pack_mdl_chain(Mdl(0, 4096, (pfn,)))
+            creating = ("gpadl.create", 1, False, chain, 0, 4096)
+            gpadl = (await guest.call(*creating))[0]
+            assert await refusal(guest, *creating) == sentence(2, "GPADLs", 2, "gpadls")
+            await host.call("channel.offer", 1, b"x" * 16, None, False, *GRANT)
+            opening = ("channel.open", 1, b"x" * 16, None, False, 0, 0, *GRANT)
+            assert await refusal(guest, *opening) == sentence(2, "GPADLs", 2, "gpadls")
+            await guest.call("gpadl.delete", 1, gpadl)
+            await guest.call(*creating)
+
+
+@pytest.mark.parametrize("quota", [{"gpadls": 0}, {"channels": 0}])
+async def test_a_bus_guest_over_its_quota_is_told_by_its_bus(tmp_path: Path, quota: dict[str, int]) -> None:
+    async with served(tmp_path, config(**quota)) as (_, path), raw_client(path) as host, raw_client(path) as client:
+        await host.attach()
+        await host.offer(INTERFACE)
+        await client.attach()
+        await client.call("bus.attach", 1)
+        guest = GuestBus()
+        await until(client, guest, guest.connect(), OffersDelivered)
+        pfns = unpack_pfns((await client.call("memory.allocate", 1, 4))[0])
+        _, effects = guest.open_channel(1, (GpaRange(4 * 4096, 0, pfns),), 2)
+        await until(client, guest, effects, ChannelOpened)
+        assert guest.state.channels
+        await host.call("ping")
+        assert not [name for name, _ in host.notices if name == "channel.opened"]
