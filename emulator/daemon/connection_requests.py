@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator.daemon.filter_passings import Opened, Opening
 from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.daemon.obligations import PatientIrp
 from emulator.daemon.query_requests import submit_query
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.tdi.connection_requests import (
@@ -93,7 +94,7 @@ class ConnectionEnd:
         self.machine.datagrams.look_at_deadlines()
 
 
-class PendingConnectionRequest:
+class PendingConnectionRequest(PatientIrp):
     """A request on a connection endpoint under way: the context of its IRP."""
 
     __slots__ = ("_cost", "_end", "_msgid", "_result", "irp")

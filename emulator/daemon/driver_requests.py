@@ -11,6 +11,7 @@ from emulator.daemon.driver import Driver
 from emulator.daemon.driver_guest import GuestDriver
 from emulator.daemon.driver_host import HostDriver
 from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.daemon.obligations import Patient
 from emulator.daemon.roles import Role
 from emulator.memory import mdl_from_ranges
 from emulator.status import Misuse, NtStatus, Refused
@@ -182,8 +183,8 @@ class DriverRequests:
         return ()
 
 
-class PendingStep:
-    """A request that is answered when a channel is paused, or disabled."""
+class PendingStep(Patient):
+    """A request answered when a channel is paused or disabled, or a page list free: when its drivers let it."""
 
     def __init__(self, session: Session, msgid: int) -> None:
         self._session = session

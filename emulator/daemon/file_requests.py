@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emulator.daemon.filter_passings import Opened, Opening
 from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.daemon.obligations import PatientIrp
 from emulator.status import NtStatus, Refused
 from emulator.tdi.constants import FileKind, MajorFunction
 from emulator.tdi.create import FILE_KINDS, OpenAddress
@@ -33,7 +34,7 @@ class OpenFile(NamedTuple):
     end: AddressEnd | None
 
 
-class PendingIrp:
+class PendingIrp(PatientIrp):
     """A request as bytes under way: the context of its IRP. ``place`` is where it lies whole in guest memory."""
 
     def __init__(self, session: Session, msgid: int, machine: Machine, place: GuestIrp | None = None) -> None:

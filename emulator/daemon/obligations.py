@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from emulator.tdi.constants import MajorFunction, MinorFunction
+
 if TYPE_CHECKING:
     from emulator.daemon.machines import Machine
     from emulator.status import PeerViolation
+    from emulator.tdi.irp import Irp
+
+# A connect is not among them: its handshake is on the way. A release has been sent when it waits for the peer's.
+_UNTIL_A_PEER_ACTS = frozenset(
+    {MinorFunction.LISTEN, MinorFunction.RECEIVE, MinorFunction.RECEIVE_DATAGRAM, MinorFunction.DISCONNECT}
+)
 
 
 class Pending(Protocol):
@@ -23,6 +31,26 @@ class Patient:
     """
 
     __slots__ = ()
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether it waits so now."""
+        return True
+
+
+class PatientIrp(Patient):
+    """A pending IRP, which is patient or not by what it asks."""
+
+    __slots__ = ()
+    irp: Irp | None
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether it waits for a peer. One of user mode is told by the internal request it stands for."""
+        irp = self.irp
+        return (
+            irp is not None and irp.major == MajorFunction.INTERNAL_DEVICE_CONTROL and irp.minor in _UNTIL_A_PEER_ACTS
+        )
 
 
 class Drainable(Protocol):

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from emulator.daemon.channel_side import ChannelSide
 from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.obligations import Patient
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import Completed
 from emulator.wire.codec import encode_error, encode_response
@@ -76,7 +77,7 @@ class PendingRun:
         """Packets on their way into the ring stay on their way: the answer comes when they are in."""
 
 
-class PendingOpen:
+class PendingOpen(Patient):
     """A request to open a channel that waits for its offer."""
 
     def __init__(self, requests: ChannelRequests, machine: Machine, msgid: int, wanted: OpenRequest) -> None:
@@ -109,7 +110,7 @@ class PendingOpen:
         self.session.put(encode_error(self.msgid, status, reason))
 
 
-class PendingOpening:
+class PendingOpening(Patient):
     """A request to open a channel whose host's driver has to think about it."""
 
     def __init__(self, requests: ChannelRequests, channel: Channel, msgid: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator.daemon.address_requests import AddressEnd
 from emulator.daemon.handler_requests import brought_back
-from emulator.daemon.obligations import Patient
+from emulator.daemon.obligations import PatientIrp
 from emulator.tdi.constants import MinorFunction, ReceiveFlags
 from emulator.tdi.irp import Irp
 from emulator.tdi.receive_side import SetEventHandler
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _KNOWN_FLAGS = int(ReceiveFlags.NORMAL | ReceiveFlags.PEEK)
 
 
-class PendingRequest:
+class PendingRequest(PatientIrp):
     """A request on an address object under way: the context of its IRP."""
 
     __slots__ = ("_end", "_msgid", "irp")
@@ -55,7 +55,7 @@ class PendingRequest:
             self._end.machine.datagrams.cancel(self.irp)
 
 
-class PendingReceive(PendingRequest, Patient):
+class PendingReceive(PendingRequest):
     """A TDI_RECEIVE_DATAGRAM under way."""
 
     __slots__ = ()

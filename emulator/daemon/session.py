@@ -123,7 +123,7 @@ class Session:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is on its way: every request is answered that can be, and every answer has left."""
-        patient = all(isinstance(pending, Patient) for pending in self.pending.values())
+        patient = all(isinstance(pending, Patient) and pending.is_patient for pending in self.pending.values())
         return patient and not self.stream.queued_bytes
 
     @property

@@ -107,7 +107,7 @@ async def test_a_drain_is_bounded_and_says_who_held_it(tmp_path: Path) -> None:
     assert "client 'raw'" in daemon.stderr
 
 
-async def test_a_posted_receive_does_not_hold_up_a_drain(tmp_path: Path) -> None:
+async def test_what_waits_for_peers_does_not_hold_up_a_drain(tmp_path: Path) -> None:
     config = tmp_path / "long.toml"
     config.write_text("[limits]\ndrain_seconds = 3600\n")
     async with managed(tmp_path, "--config", str(config)) as (daemon, manager):
@@ -116,6 +116,9 @@ async def test_a_posted_receive_does_not_hold_up_a_drain(tmp_path: Path) -> None
             await client.attach()
             await client.call("address.open", 1, "lan", "10.0.0.1", 0, False, 1, 1)
             await client.start("address.receive_datagram", 1, 100, "", 0, 0)
+            await client.call("connection.open", 1, "lan", 0)
+            await client.call("connection.associate", 2, 1)
+            await client.start("connection.listen", 2, 0, "", 0, b"")
             await client.call("ping")
             daemon.process.send_signal(signal.SIGTERM)
             with trio.fail_after(PATIENCE_SECONDS):
