@@ -182,7 +182,8 @@ class AddressRequests:
         """The session ended: close its address objects."""
         for end in self._addresses.values():
             if end.machine.is_alive:
-                end.close()
+                with end.machine.contained():
+                    end.close()
         self._addresses.clear()
 
     def address_open(

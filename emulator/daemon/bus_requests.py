@@ -31,7 +31,8 @@ class BusRequests:
         """The session ended: its machines start over. Before their memory is given back, which rings may lie in."""
         machines, self._machines = self._machines, {}
         for machine in machines.values():
-            machine.bus.detach(reason)
+            with machine.contained():
+                machine.bus.detach(reason)
 
     def bus_attach(self, msgid: int, machine: int) -> tuple[Any, ...]:
         found = self._session.machine_requests.find(machine)

@@ -88,13 +88,17 @@ class ChannelRequests:
         # First, so that no channel that closes here is opened again for this session.
         for pending in list(self.session.pending.values()):
             if isinstance(pending, (PendingOpen, PendingOpening)):
-                pending.cancel()
+                with pending.machine.contained():
+                    pending.cancel()
         for offer in list(self._offers.values()):
-            offer.machine.rescind(offer, reason)
+            with offer.machine.contained():
+                offer.machine.rescind(offer, reason)
         for side in list(self._channels.values()):
-            side.channel.close(NtStatus.CANCELLED, reason, by=side)
+            with side.machine.contained():
+                side.channel.close(NtStatus.CANCELLED, reason, by=side)
         for leaving in self._leaving.values():
-            leaving.channel.let_go(leaving)
+            with leaving.machine.contained():
+                leaving.channel.let_go(leaving)
         self._leaving.clear()
 
     def _machine_for_more(self, number: int) -> Machine:

@@ -185,7 +185,8 @@ class ConnectionRequests:
         """The session ended: close its endpoints, and abort their connections."""
         for end in self._ends.values():
             if end.machine.is_alive:
-                end.close()
+                with end.machine.contained():
+                    end.close()
         self._ends.clear()
 
     def _submit(

@@ -50,7 +50,8 @@ class DriverRequests:
     def close_all(self, reason: str) -> None:
         """The session ended: its driver channels leave without another callback."""
         for driver in list(self._drivers.values()):
-            driver.abort(reason)
+            with driver.machine.contained():
+                driver.abort(reason)
         self._drivers.clear()
 
     # ---- life cycle

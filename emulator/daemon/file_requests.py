@@ -87,7 +87,8 @@ class FileRequests:
         """The session ended: close its files."""
         for file in self._files.values():
             if file.machine.is_alive:
-                file.machine.datagrams.close(file.handle)
+                with file.machine.contained():
+                    file.machine.datagrams.close(file.handle)
         self._files.clear()
 
     def _find(self, number: int) -> OpenFile:

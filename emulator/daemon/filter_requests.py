@@ -33,7 +33,8 @@ class FilterRequests:
         """The session ended: its filters go, and what they hold passes on."""
         for end in self._filters.values():
             if end.filters.machine.failure is None:
-                end.filters.remove(end, reason)
+                with end.filters.machine.contained():
+                    end.filters.remove(end, reason)
         self._filters.clear()
 
     def filter_attach(self, msgid: int, machine: int, network: str, events: bool) -> tuple[Any, ...]:

@@ -49,7 +49,8 @@ class MachineRequests:
         """Give back the memory this session holds."""
         for machine in self._machines:
             machine.attached_sessions.discard(self._session)
-            machine.take_memory_back(self._session)
+            with machine.contained():
+                machine.take_memory_back(self._session)
 
     # ---- the session itself
 

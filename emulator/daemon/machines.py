@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from emulator.daemon.memfile import MemoryFile
 from emulator.daemon.mmio import MmioSpace
 from emulator.daemon.quotas import Quotas
 from emulator.memory import PageAllocator, PagedOut
-from emulator.status import NtStatus, Refused
+from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.profile import ChannelProfile
 
 if TYPE_CHECKING:
@@ -176,6 +177,18 @@ class Machine:
         if self.failure is not None:
             text = f"{self} failed ({self.failure}); restart the daemon to have it again, and please report the log"
             raise Refused(NtStatus.DEVICE_NOT_READY, text)
+
+    @contextmanager
+    def contained(self) -> Iterator[None]:
+        """Around what the end of a session, or of the daemon, does here: a fault ends this machine, and the others are
+        still seen to.
+        """
+        try:
+            yield
+        except PeerViolation as violation:
+            self._log.warning("machine.not_let_go", why=str(violation))
+        except Exception as error:  # noqa: BLE001 -- the machine is the unit of failure
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """A fault in a core: the machine ends, its channels are rescinded, and the log has the traceback once."""

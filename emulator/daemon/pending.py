@@ -114,6 +114,7 @@ class PendingOpening(Patient):
     """A request to open a channel whose host's driver has to think about it."""
 
     def __init__(self, requests: ChannelRequests, channel: Channel, msgid: int) -> None:
+        self.machine = channel.machine
         self._requests = requests
         self._channel = channel
         self._msgid = msgid

@@ -255,7 +255,8 @@ class Server:
         if self.quic is not None:
             self.quic.stop_accepting()
         for machine in self.machines.values():
-            machine.stop(STOPPING[1])
+            with machine.contained():
+                machine.stop(STOPPING[1])
         self.pump()
         with trio.move_on_after(self.config.limits.drain_seconds) as scope:
             while not all(session.is_quiet for session in self._sessions.values()):
