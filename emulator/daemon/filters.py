@@ -229,7 +229,7 @@ class Filters:
         while waiting:
             step = waiting.popleft()
             match step:
-                case AskFilter(filter=place, token=token, passing=passing):
+                case AskFilter(filter=place, token=token, passing=passing) if not place.removed:
                     if not self._ask(self._ends[place], token, passing):
                         stack = self._stacks[self._ends[place].network]
                         waiting += stack.remove(place, "it has too much to answer", trio.current_time())
@@ -246,7 +246,8 @@ class Filters:
 
     def _gone(self, place: Filter, reason: str) -> None:
         end = self._ends.pop(place)
-        if not self._stacks[end.network].filters:
+        stack = self._stacks.get(end.network)  # several may go at once, and the last of them has it taken out
+        if stack is not None and not stack.filters:
             del self._stacks[end.network]
         self.removed += 1
         self._log.warning("filter.removed", client=str(end.session), network=end.network, why=reason)

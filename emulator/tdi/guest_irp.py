@@ -138,7 +138,9 @@ class GuestIrp:
             self._write(self._output_at, output)
         block = self._at + IRP.offset("IoStatus", self._arch)
         pointer = self._arch.pointer_bytes
-        self._write(block, int(irp.status).to_bytes(pointer, "little") + irp.information.to_bytes(pointer, "little"))
+        # A filter says what Information it likes, in 64 bits; a ULONG_PTR of x86 has the lower 32 of them.
+        information = irp.information & ((1 << 8 * pointer) - 1)
+        self._write(block, int(irp.status).to_bytes(pointer, "little") + information.to_bytes(pointer, "little"))
 
     def _write(self, at: int, data: bytes) -> None:
         # It could be read there a moment ago; memory has one size for ever, so only a client's own pointer can fail.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trio.testing import MockClock
 
 from emulator.config import Config, LimitsConfig
 from emulator.daemon.server import Server
@@ -16,6 +17,7 @@ from emulator.status import NtStatus
 from emulator.tdi import builders
 from emulator.tdi.constants import ShareAccess
 from emulator.tdi.layout import Arch
+from emulator.tdi.nt_layouts import IRP
 from emulator.tdi.structures import SocketAddress, pack_transport_address
 from emulator.wire.runs import pack_mdl_chain, split_datagrams_untrusted, unpack_pfns
 from emulator.wire.schema import FILTER_REQUEST
@@ -138,6 +140,40 @@ async def test_whatever_status_a_filter_ends_with_a_client_gets_one_it_can(
         await it.verdict(msgid, END, status, information, watch=True)
         assert (await it.client.answer(sending))[:2] == expected
         assert (await it.above.notice("filter.completed"))[2:4] == expected
+
+
+async def test_information_too_large_for_an_x86_client_is_cut_in_its_irp(tmp_path: Path) -> None:
+    arch = Arch.X86
+    async with filtered(tmp_path) as it:
+        (pfns,) = await it.client.call("memory.allocate", 1, 1)
+        page = unpack_pfns(pfns)[0] * PAGE_SIZE
+        irp = IRP.pack(arch, {"Tail.Overlay.CurrentStackLocation": page + 512})
+        await it.client.call("memory.write", 1, page, irp)
+        await it.client.call("memory.write", 1, page + 512, builders.disassociate_address(arch).image)
+        asking = await it.client.start("irp.submit_at", 1, arch.pointer_bytes, page)
+        msgid, _ = await it.asked()
+        await it.verdict(msgid, END, SUCCESS, 2**64 - 1)
+        assert (await it.client.answer(asking))[0] == SUCCESS
+        (block,) = await it.client.call("memory.read", 1, page + IRP.offset("IoStatus", arch), 8)
+        assert block == SUCCESS.to_bytes(4, "little") + b"\xff" * 4
+
+
+async def test_two_filters_that_are_late_at_once_both_go(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with filtered(tmp_path) as it, raw_client(it.path) as top:
+        await top.attach("vm1")
+        assert await top.call("filter.attach", 1, "lan", False) == [1]
+        first = await it.start_send(b"first")
+        msgid, _ = await top.question("filter.request")
+        await top.respond(msgid, PASS, SUCCESS, 0, None, None, False)
+        await it.asked()  # below holds the first now
+        second = await it.start_send(b"second")
+        await top.question("filter.request")  # and the one on top the second
+        mock_clock.jump(6)
+        for sending, count in ((first, 5), (second, 6)):
+            assert (await it.client.answer(sending))[:2] == [SUCCESS, count]
+        assert "did not answer" in (await top.notice("filter.detached"))[1]
+        assert "did not answer" in (await it.above.notice("filter.detached"))[1]
+        assert await it.received(2) == [b"first", b"second"]
 
 
 @pytest.mark.parametrize(
