@@ -33,13 +33,15 @@ segment        a virtual network that machines join                       ``tdi/
 gateway        the way between a segment and programs outside                     ``tdi/gateway.py``
 service        what vmbusd is told by systemd, and tells it                        ``daemon/service_manager.py``
 manager
+stream         what a session reads and writes: a Unix socket, or QUIC over UDP    ``daemon/streams.py``, ``quic.py``
+key            who a client over UDP is; made, granted and revoked                 ``remote/keyring.py``
 pump           lets every session with something to say say it, in one call each   ``daemon/server.py``
 =============  ==================================================================  ===================================
 
 Layers, each above the next; the upper two never import each other::
 
     emulator.daemon (trio)          clients (trio, or no event loop)
-    emulator.wire (msgpack)
+    emulator.wire (msgpack)         emulator.remote (aioquic), for clients over UDP
     emulator.vmbus                  emulator.tdi           pure, and strangers to each other
     emulator.memory, emulator.status                       pure
 

@@ -1,12 +1,14 @@
 """Guests, hosts and datagram programs that end-to-end tests run as processes of their own.
 
 ``python -m tests.endtoend.programs PROGRAM ARGUMENTS``. Each prints a line when it has come somewhere, so that a test
-can wait for it, and exits with 0 only if everything it checked was right. The daemon is the one in VMBUS_SOCKET.
+can wait for it, and exits with 0 only if everything it checked was right. The daemon is the one in VMBUS_SOCKET,
+or, over UDP, the one at VMBUS_PLACE, with the credentials in VMBUS_CREDENTIALS.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import zlib
 from collections.abc import Awaitable, Callable
 
@@ -154,7 +156,8 @@ def main() -> None:
     options = parser.parse_args()
 
     async def run() -> None:
-        async with connect(name=options.program, map_memory=not options.unmapped) as daemon:
+        place, keys = os.environ.get("VMBUS_PLACE"), os.environ.get("VMBUS_CREDENTIALS")
+        async with connect(place, name=options.program, map_memory=not options.unmapped, credentials=keys) as daemon:
             await PROGRAMS[options.program](await daemon.machine(options.machine), options)
 
     trio.run(run)

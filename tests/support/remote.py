@@ -11,7 +11,7 @@ from clients import connect
 from emulator.remote.keyring import Keyring
 from tests.support.processes import Daemon, start_daemon
 
-EVERYTHING = {"vm1": ("guest", "host", "datagram"), "vm2": ("guest", "host", "datagram")}
+EVERYTHING = dict.fromkeys(("vm1", "vm2", "m0", "m1"), ("guest", "host", "datagram"))
 
 
 @dataclass
