@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from clients.commands.calling import attached, run, socket_path, within
 from clients.commands.look import json_option
 from clients.commands.output import as_json, say, table
-from clients.wsk_comparison import Comparison, Outcome, compare
+
+if TYPE_CHECKING:
+    from clients.wsk_comparison import Comparison, Outcome
 
 SCENARIO_SECONDS = 60.0
 
@@ -39,6 +42,9 @@ def compare_wsk(machine: str, network: str, wants_all: bool, wants_json: bool) -
 
 
 async def _compare(path: Path | str, machine: str, network: str, wants_all: bool, wants_json: bool) -> None:
+    # Only here: it brings modules that take as long to load as all of vmbusctl.
+    from clients.wsk_comparison import compare
+
     async with (
         attached(path) as daemon,
         within(SCENARIO_SECONDS, f"the scenario did not come to its end in {SCENARIO_SECONDS:g} s"),

@@ -158,7 +158,7 @@ IMPOSSIBLE: list[tuple[tuple[str, ...], str]] = [
     (("channels", "--machine", "vm9"), "there is no machine 'vm9'; there are: vm1, vm2"),
     (("send", "vm1", "--file", "/dev/zero"), "at most 524,280 bytes can be sent at once, and /dev/zero is longer"),
     (("send", "vm1", "--external", "/dev/zero"), "at most 67,108,864 bytes can be sent at once"),
-    (("datagram", "listen", "vm1", "--network", "wan"), "machine vm1 has no network 'wan'; it has lan, udp"),
+    (("datagram", "listen", "vm1", "--network", "wan"), "machine vm1 has no network 'wan'; it has lan, tcp, udp"),
     (("datagram", "listen", "vm1", "--bind", "192.0.2.1:9"), "192.0.2.1 is not an address of this machine on udp"),
     (
         ("datagram", "send", "vm1", "10.0.0.2", "9", "--network", "lan", "--file", "/dev/zero"),
