@@ -26,7 +26,7 @@ class Outlet:
         self._limit_bytes = limit_bytes
         # A list: it is empty nearly always, and there is one for each client.
         self._queue: list[bytearray | tuple[bytes, int, bool]] = []
-        self._stalled = trio.Event()
+        self._stalled: trio.Event | None = None  # most sockets never fill
         self.queued_bytes = 0
         self.overflowed = False
         self.broken = False
@@ -76,6 +76,8 @@ class Outlet:
                 else:
                     del head[:sent]
         except BlockingIOError:
+            if self._stalled is None:
+                self._stalled = trio.Event()
             self._stalled.set()
         except (BrokenPipeError, ConnectionResetError):
             # The peer is gone. What it said last may still be unread: its session's reader finds the end and ends it.
@@ -98,8 +100,10 @@ class Outlet:
 
     async def writable(self) -> None:
         """Return when a full socket has drained; for the one task that then flushes again."""
+        if self._stalled is None:
+            self._stalled = trio.Event()
         await self._stalled.wait()
-        self._stalled = trio.Event()
+        self._stalled = None
         await trio.lowlevel.wait_writable(self._sock)
 
     def forget(self) -> None:

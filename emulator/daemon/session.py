@@ -51,6 +51,8 @@ from emulator.wire.codec import (
 from emulator.wire.schema import GOODBYE, HELLO, Direction, Method
 
 if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
     from emulator.daemon.machines import Machine
     from emulator.daemon.server import Server
 
@@ -95,10 +97,14 @@ class Session:
         self.driver_requests = DriverRequests(self)
         self.operation_requests = OperationRequests(self)
         self._handlers: dict[Method, Handler] = {}  # those it has used: a table of all in each session would be large
-        self._log = logger().bind(session=number, pid=stream.process)
 
     def __str__(self) -> str:
         return f"session {self.number} (client {self.client!r}, {self.stream.peer})"
+
+    @property
+    def _log(self) -> FilteringBoundLogger:
+        """Made when there is something to log: thousands of sessions have little to say."""
+        return logger().bind(session=self.number, pid=self.stream.process)
 
     def handler_of(self, method: Method) -> Handler:
         """The function for a method."""
