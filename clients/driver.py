@@ -70,6 +70,7 @@ class CallbackDue(NamedTuple):
     kind: int
     status: int
     msgid: int
+    opening: EndState | None = None  # that there was when it was asked for
 
     def call(self) -> Any:
         """Run it; what it returns may have to be awaited."""
@@ -235,17 +236,37 @@ class DriverState(OfferState):
 
     # ---- callbacks
 
-    def begin(self, kind: int) -> None:
-        """A callback is about to run."""
-        if kind == Callback.SUSPEND:
+    def begin(self, kind: int) -> bool:
+        """A callback was asked for; whether the daemon is to be told that nothing is outstanding.
+
+        It is told so while Suspend runs as well, for the case that Suspend does not return in its time.
+        """
+        if kind == Callback.OPENED:
+            self.sends = False
+        elif kind == Callback.SUSPEND:
             self.gives = False
+            self._drain_is_due = True
+            return self._take_drained()
         elif kind == Callback.CLOSED:
             self.gives = self.sends = self._drain_is_due = False
             self.taken.clear()
             self.items.clear()
+        return False
 
-    def returned(self, kind: int, status: NtStatus) -> bool:
+    def is_late(self, due: CallbackDue) -> bool:
+        """Whether the daemon went on without this callback, to where its return would undo what came since."""
+        asked = {each.kind for each in self.callbacks_due}
+        if due.kind == Callback.OPENED:
+            # A host's opening is made when Opened has returned, a guest's is there before.
+            is_of_another = self.side is Side.GUEST and self.opening is not due.opening
+            return is_of_another or not asked.isdisjoint({Callback.OPENED, Callback.CLOSED})
+        return due.kind == Callback.STARTED and not asked.isdisjoint({Callback.SUSPEND, Callback.CLOSED})
+
+    def returned(self, due: CallbackDue, status: NtStatus) -> bool:
         """It has returned; whether the daemon is to be told that nothing is outstanding."""
+        kind = due.kind
+        if self.is_late(due):
+            return False
         if kind == Callback.OPENED:
             self.sends = status.is_success
         elif kind == Callback.STARTED:

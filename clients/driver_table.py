@@ -75,6 +75,8 @@ class DriverTable(Holdings):
         state.mmio = mmio_address, mmio_bytes
         if state.phase is DriverPhase.DISABLED:
             state.was_disabled = True
+            if state.opening is not None:  # Opened failed, so there was no Closed to end it
+                self.drop_channel(state.opening, self._closed_status(state), "the channel closed")
             error = RequestFailed(self.profile_of(state.machine).kmcl.closed_first_status, "the channel was disabled")
             self._touched += state.cancel_held(error)
         self._touched.append(state)
@@ -107,14 +109,15 @@ class DriverTable(Holdings):
         if state is None:
             self.outgoing += encode_response(msgid, int(NtStatus.SUCCESS))
             return
-        state.begin(kind)
+        if state.begin(kind):
+            self.notify(DRIVER_DRAINED, state.number)
         if kind == Callback.CLOSED:
             self._paging = [entry for entry in self._paging if entry[2] is not state]
         if kind == Callback.CLOSED and state.opening is not None and not isinstance(state.opening, ChannelState):
             self.drop_channel(state.opening, self._closed_status(state), "the channel closed")
         elif kind == Callback.SUSPEND:
             self._deliver(state, on=False)
-        due = CallbackDue(state, kind, int(known_status(status)), msgid)
+        due = CallbackDue(state, kind, int(known_status(status)), msgid, state.opening)
         if state.running is None:
             state.running = due
             self._startable.append(due)
@@ -139,9 +142,9 @@ class DriverTable(Holdings):
         """A callback has returned; the next of its channel may run."""
         state = due.state
         self.outgoing += encode_response(due.msgid, int(status))
-        if state.returned(due.kind, status):
+        if state.returned(due, status):
             self.notify(DRIVER_DRAINED, state.number)
-        if due.kind == Callback.STARTED:
+        if due.kind == Callback.STARTED and not state.is_late(due):
             self._deliver(state, on=True)
         self._touched += state.release()
         self._touched.append(state)

@@ -28,10 +28,11 @@ async def VmbChannelEnable(Channel: VMBCHANNEL) -> None:
 async def VmbChannelDisable(Channel: VMBCHANNEL) -> None:
     """Server: revoke the offer of ``Channel``. Client: close it. Await it: it returns when EvtVmbChannelClosed has.
 
-    Returns nothing. Raises Misuse for a channel that cannot be disabled now.
+    Returns nothing. Raises Misuse for a channel that cannot be disabled now, and in one of its own receive callbacks.
 
     Python: `clients.driver_channel.DriverChannel.disable`. Rules: 4.3.
     """
+    Channel.receiving.require_outside("VmbChannelDisable")
     await Channel.driver.disable()
 
 
@@ -50,10 +51,12 @@ async def VmbChannelStart(Channel: VMBCHANNEL) -> None:
 async def VmbChannelPause(Channel: VMBCHANNEL) -> None:
     """Pause ``Channel``. Await it: it returns when all packets received were completed.
 
-    Before VmbChannelEnable it lets the channel begin paused. Returns nothing. Raises Misuse in a state callback.
+    Before VmbChannelEnable it lets the channel begin paused. Returns nothing. Raises Misuse in a state callback, and in
+    a receive callback of its own.
 
     Python: `clients.driver_channel.DriverChannel.pause`. Rules: 4.3.
     """
+    Channel.receiving.require_outside("VmbChannelPause")
     await Channel.driver.pause()
 
 

@@ -55,6 +55,7 @@ class Receiving:
         self._enablings = 0
         self._is_running = False
         self._busy: VMBPACKETCOMPLETION | None = None
+        self._task: trio.lowlevel.Task | None = None  # that runs a receive callback now
         self._quiet = trio.Event()
 
     def begin(self) -> None:
@@ -74,6 +75,13 @@ class Receiving:
         finally:
             self._is_running = False
 
+    def require_outside(self, what: str) -> None:
+        """Raise Misuse for a call that waits for the very callback it is made from."""
+        if self._busy is not None and self._task is trio.lowlevel.current_task():
+            raise Misuse(
+                f"{what} waits until no packet is processed, and this one is; call it from a task of its own (4.2)"
+            )
+
     async def quiet(self) -> None:
         """Return when no ProcessPacket runs. None begins: the channel delivers nothing while it suspends."""
         while self._busy is not None:
@@ -83,6 +91,7 @@ class Receiving:
     async def _deliver(self, packet: DriverPacket) -> None:
         channel = self._channel
         completion = self._busy = VMBPACKETCOMPLETION(channel, packet)
+        self._task = trio.lowlevel.current_task()
         at_dispatch = not (channel.passive_only or packet.is_deferred)
         flags = VMBUS_CHANNEL_PROCESS_PACKET_FLAG_EXTERNAL_DATA if packet.has_external_data else 0
         batch = packet.batch_packets
@@ -95,7 +104,7 @@ class Receiving:
             if batch and channel.processing_complete is not None:
                 await call_back(channel.processing_complete, channel, batch, at_dispatch=at_dispatch)
         finally:
-            self._busy = None
+            self._busy = self._task = None
             self._quiet.set()
 
 

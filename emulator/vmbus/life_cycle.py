@@ -145,6 +145,7 @@ class LifeCycle:
         self._pause_armed = False
         self._peer_is_there = False
         self._leaving = False
+        self._nothing_is_out = False  # as was told while Suspend runs; for a Suspend that never returns
         self._effects: list[Effect] = []
 
     @property
@@ -234,18 +235,24 @@ class LifeCycle:
         return self._end_of_callback(status, now)
 
     def drained(self, now: float) -> list[Effect]:
-        """Every packet the driver received is completed. Told at any time; it counts after Suspend."""
+        """Every packet the driver received is completed. Told at any time; it counts after Suspend, or its time."""
+        self._nothing_is_out = self.phase is Phase.SUSPENDING
         if self.phase is Phase.DRAINING:
             self._take(_FINISHED[self.phase, _End.DONE], now)
         return self._settle(now)
 
     def time_passed(self, now: float) -> list[Effect]:
-        """A callback that had its time is taken to have returned, Opened to have failed (both by the profile)."""
+        """A callback that had its time is taken to have returned, Opened to have failed (both by the profile).
+
+        Packets are waited for after Suspend as ever, unless it was told while Suspend ran that none is outstanding.
+        """
         if self.deadline is None or now < self.deadline:
             return []
         self._effects.append(Effect.EXPIRED)
+        nothing_is_out = self.phase is Phase.SUSPENDING and self._nothing_is_out
         status = NtStatus.IO_TIMEOUT if self._profile.opened_expiry_fails else NtStatus.SUCCESS
-        return self._end_of_callback(status, now)
+        effects = self._end_of_callback(status, now)
+        return effects + self.drained(now) if nothing_is_out else effects
 
     def abort(self) -> list[Effect]:
         """The driver is gone: no callback runs any more, and nothing is waited for."""
@@ -291,6 +298,8 @@ class LifeCycle:
         self.phase, effects = step
         self._effects += effects
         for effect in effects:
+            if effect is Effect.RUN_SUSPEND:
+                self._nothing_is_out = False
             if effect.callback is not None:
                 self.running = effect.callback
                 self.deadline = now + self._seconds

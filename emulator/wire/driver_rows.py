@@ -60,7 +60,8 @@ DRIVER_CALLBACK = row(66, "driver.callback", OUT, (
 ), "A state callback; the next one comes when it is answered. One that is not answered in time is taken to have "
     "returned, Opened to have failed; its late answer is ignored.")
 DRIVER_DRAINED = row(67, "driver.drained", IN, (_DRIVER,), None,
-    "After the answer to Suspend, once: every packet that the driver took has been completed.")
+    "After the answer to Suspend, once: every packet that the driver took has been completed. Before that answer it "
+    "counts only when the answer does not come in time.")
 DRIVER_STATE = row(68, "driver.state", OUT, (
     _DRIVER,
     Field("phase", NAME, "`disabled`, `enabled` or `open`"),
