@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import trio
 
@@ -18,9 +17,8 @@ from clients.inbox import ReceivedPacket
 from clients.memory import Buffer
 from clients.packet import Packet
 from clients.requests import Completion
-from clients.verifier import Verifier
+from clients.views import DriverChannelView, DriverPacketView
 from emulator.memory import Mdl
-from emulator.vmbus.channel_setup import ChannelSetup
 from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
 
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from clients.vmbus import Machine
 
 
-class DriverPacket(Packet):
+class DriverPacket(Packet, DriverPacketView):
     """A packet that arrived on a driver channel. Exactly one of ``complete``, ``fail`` and ``defer`` follows."""
 
     def __init__(
@@ -64,20 +62,13 @@ class DriverPacket(Packet):
         self._core.ended(self._received)
         self._connection.flush()
 
-    def external_mdl(self, *, read_only: bool = False) -> Mdl:
-        """The guest memory it shows, an MDL for each range. Windows: VmbChannelPacketGetExternalData (R6, R7).
-
-        Raises RequestFailed: with PENDING, take it as not delivered; it comes again when its pages are in.
-        """
-        return self._core.external_mdl(self._received, read_only=read_only)
-
     def defer(self) -> None:
         """Put it back; it comes again before any other. Windows: VmbChannelPacketDeferToPassive (R5)."""
         self._core.defer(self._received)
         self._connection.flush()
 
 
-class DriverChannel:
+class DriverChannel(DriverChannelView):
     """A channel with the life cycle of KMCL (4.3), of a guest or of a host. Iterate over it for packets.
 
     Made disabled by ``machine.allocate_channel``; ``setup`` takes the Init* values until ``enable``. A guest is active
@@ -87,50 +78,11 @@ class DriverChannel:
     def __init__(
         self, connection: Connection, machine: Machine, side: Side, callbacks: ChannelCallbacks, mode: str
     ) -> None:
-        self.side = side
-        self.pointer: object = None  # Windows: VmbChannelSetPointer, VmbChannelGetPointer
+        super().__init__(connection.protocol, (machine.number, machine.memory), side, callbacks, mode)
         self._connection = connection
         self._machine = machine
-        of = machine.number, machine.memory
-        self._core = DriverCore(connection.protocol, of, side, callbacks, mode, self)
-        self._state = self._core.state
-
-    @property
-    def setup(self) -> ChannelSetup:
-        """The Init* values, to be set before ``enable``."""
-        return self._core.setup
 
     # ---- life cycle
-
-    @property
-    def phase(self) -> DriverPhase:
-        """Disabled, enabled or open."""
-        return self._state.phase
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether nothing is delivered before ``start``."""
-        return self._state.is_paused
-
-    @property
-    def instance(self) -> UUID | None:
-        """The instance id of the active offer. Windows: VmbChannelGetInterfaceInstance."""
-        return self._state.instance_id
-
-    @property
-    def mmio_space(self) -> tuple[int, int]:
-        """(address, bytes) reserved for it; once it is open. Windows: VmbChannelGetMmioSpace. Raises Refused."""
-        return self._core.mmio_space()
-
-    @property
-    def verifier(self) -> Verifier:
-        """What it reported, if the machine's configuration has it on; its reports are raised, too."""
-        return self._core.verifier
-
-    @property
-    def outstanding(self) -> int:
-        """Packets that were taken here and not completed."""
-        return len(self._state.taken)
 
     async def enable(self) -> None:
         """Host: offer it. Guest: take the offer, or wait for one. Returns at once. Windows: VmbChannelEnable."""

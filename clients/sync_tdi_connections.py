@@ -10,6 +10,7 @@ from clients.calls import RequestFailed
 from clients.connection_calls import RECEIVE_BYTES, Peer, Received
 from clients.inbox import ConnectionState
 from clients.requests import IoStatus
+from clients.views import TdiConnectionView
 from emulator.status import NtStatus
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from clients.sync_tdi import Address
 
 
-class TdiConnection:
+class TdiConnection(TdiConnectionView):
     """An open connection endpoint. Connected, it can be iterated over for what arrives, until the peer releases.
 
     It outlives its connections: after a disconnect it can be connected or listened on again.
@@ -26,21 +27,6 @@ class TdiConnection:
     def __init__(self, connection: Connection, state: ConnectionState) -> None:
         self._connection = connection
         self._state = state
-
-    @property
-    def peer(self) -> tuple[str, int] | None:
-        """The other side of the connection it has or had last."""
-        return self._state.peer
-
-    @property
-    def context(self) -> int:
-        """Its number in events of the address it is associated with. Windows: ConnectionContext."""
-        return self._state.context
-
-    @property
-    def number(self) -> int:
-        """Its number in this connection to the daemon, which a connect handler answers with."""
-        return self._state.number
 
     def associate(self, address: Address) -> IoStatus:
         """TDI_ASSOCIATE_ADDRESS: an address of the same machine and network."""

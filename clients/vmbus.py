@@ -22,6 +22,7 @@ from clients.requests import Completion, Identity
 from clients.tdi import Address
 from clients.tdi_connections import TdiConnection
 from clients.unix import Attached
+from clients.views import OfferedChannelView
 from emulator.memory import GpaRange, Mdl
 from emulator.status import NtStatus
 from emulator.tdi.builders import Location
@@ -312,29 +313,12 @@ class Channel(_End):
         await self.close()
 
 
-class OfferedChannel(_End):
+class OfferedChannel(OfferedChannelView, _End):
     """A channel offered by this host. Iterate over it for the packets of its guests, one after another."""
 
     def __init__(self, connection: Connection, machine: Machine, state: OfferState) -> None:
-        super().__init__(connection, machine)
-        self._state = state
-        self.instance = state.instance
-
-    def _open_state(self) -> EndState:
-        return requests.opening_of(self._state)
-
-    def _inbox(self) -> OfferState:
-        return self._state
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a guest has it open."""
-        return self._state.opening is not None
-
-    @property
-    def last_closed(self) -> tuple[NtStatus, str] | None:
-        """(status, reason) of the opening that ended last."""
-        return self._state.last_closed
+        _End.__init__(self, connection, machine)
+        OfferedChannelView.__init__(self, state)
 
     async def opened(self) -> None:
         """Return when a guest has it open."""

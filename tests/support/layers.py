@@ -128,6 +128,7 @@ CLIENT_SHARED = (
     "clients.driver_limits",
     "clients.attaching",
     "clients.verifier",
+    "clients.views",
 )
 CLIENT_SYNC = (
     "clients.sync",

@@ -69,7 +69,10 @@ def resolve(path: str) -> Any:
 
 def _is_instance_attribute(owner: type, name: str) -> bool:
     """Whether objects of a class have an attribute that the class has not."""
-    return not hasattr(owner, name) and re.search(rf"self\.{name}\b[^=\n]* = ", inspect.getsource(owner)) is not None
+    if hasattr(owner, name):
+        return False
+    sources = [inspect.getsource(each) for each in owner.__mro__ if each is not object]
+    return any(re.search(rf"self\.{name}\b[^=\n]* = ", source) for source in sources)
 
 
 def marked_tests(root: Path = ROOT) -> dict[str, list[str]]:
