@@ -20,15 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emulator.memory import GpaRange, GuestMemory, Mdl
+from emulator.memory import GuestMemory, Mdl
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.vmbus.deliveries import Deliveries
-from emulator.vmbus.endpoint_view import EndpointView
+from emulator.vmbus.endpoint_receipts import EndpointReceipts
 from emulator.vmbus.outgoing import Outgoing
 from emulator.vmbus.packets import (
     COMPLETION_REQUESTED,
     FOOTER_BYTES,
-    MAX_LENGTH8,
     PacketKind,
     RingCorruption,
     parse_packet_untrusted,
@@ -65,7 +64,7 @@ _WAIT, _PAGED = 0x1, 0x4
 _new = tuple.__new__  # a third of the price of calling a named tuple's class
 
 
-class ChannelEndpoint(EndpointView):
+class ChannelEndpoint(EndpointReceipts):
     """One end of an open channel; see the top of this file. Buffers are copied before a call returns (K4)."""
 
     def __init__(
@@ -80,14 +79,12 @@ class ChannelEndpoint(EndpointView):
     ) -> None:
         self.side = side
         self.is_pipe = is_pipe
-        self._outgoing = outgoing
         self._profile = profile
         self._rules = SendRules(
             side, profile, limits, is_pipe=is_pipe, page_count=memory.page_count, largest_cost=outgoing.largest_cost
         )
         own = Outgoing(outgoing, limits, is_pipe=is_pipe, copy_late=profile.copy_queued_buffers_late)
-        super().__init__(incoming, own, Deliveries(memory, profile, limits, is_pipe=is_pipe))
-        self._failure: str | None = None
+        super().__init__(incoming, outgoing, own, Deliveries(memory, profile, limits, is_pipe=is_pipe))
 
     def set_delivering(self, on: bool) -> None:
         """Take from the ring, or leave all there: a paused channel's end sees neither packets nor completions (4.3).
@@ -95,16 +92,6 @@ class ChannelEndpoint(EndpointView):
         What waits for room still goes out. Switched on, ``receive`` once, since no doorbell came meanwhile.
         """
         self._halted = self._stopped or not on
-
-    def holds(self, handle: int) -> bool:
-        """Whether a packet with this handle waits to be completed; ask before passing on a stranger's handle."""
-        return handle in self._deliveries
-
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise Refused(NtStatus.INVALID_DEVICE_STATE, "the channel has been closed; open it again")
-        if self._failure is not None:
-            raise RingCorruption(self._failure)
 
     # ---- sending
 
@@ -313,86 +300,6 @@ class ChannelEndpoint(EndpointView):
         except RingCorruption as corruption:
             self._failure = str(corruption)
             raise
-
-    # ---- completing what was received
-
-    def complete(self, handle: int, payload: Buffer = b"") -> CompleteOutcome:
-        """End a received packet; its sender gets ``payload`` if it asked to (R3). Windows: VmbChannelPacketComplete.
-
-        Raises Misuse for a handle that is not outstanding, Refused with nothing done when the payload is too long.
-        """
-        self._check_usable()
-        entry = self._deliveries.find(handle)
-        written = doorbell = False
-        if entry.completion_requested:
-            data = self._checked_completion(payload)
-            try:
-                written, doorbell = self._own.complete_one(entry.transaction_id, data)
-            except RingCorruption as corruption:
-                self._failure = str(corruption)
-                raise
-        return _new(CompleteOutcome, (written, doorbell, self._deliveries.remove(handle)))
-
-    def complete_many(self, completions: Sequence[tuple[int, Buffer]]) -> CompleteOutcome:
-        """End received packets, (handle, payload) for each, as ``complete`` does one: published at once, one doorbell.
-
-        Raises as ``complete`` does, with none of them ended. ``written`` says whether all that were asked for are.
-        """
-        self._check_usable()
-        answers: list[tuple[int, bytes]] = []
-        handles: set[int] = set()
-        for handle, payload in completions:
-            entry = self._deliveries.find(handle)
-            if handle in handles:
-                raise Misuse(f"packet {handle} is completed twice in one call")
-            handles.add(handle)
-            if entry.completion_requested:
-                answers.append((entry.transaction_id, self._checked_completion(payload)))
-        written = doorbell = False
-        if answers:
-            try:
-                written, doorbell = self._own.complete(answers)
-            except RingCorruption as corruption:
-                self._failure = str(corruption)
-                raise
-        again = [self._deliveries.remove(handle) for handle in handles]
-        return CompleteOutcome(written, doorbell, any(again))
-
-    def _checked_completion(self, payload: Buffer) -> bytes:
-        data = bytes(payload)
-        cost = ((len(data) + 7) & ~7) + 24
-        if cost > self._outgoing.largest_cost or cost > MAX_LENGTH8 * 8:
-            text = f"a completion of {len(data)} bytes never fits a ring that holds {self._outgoing.largest_cost}"
-            raise Refused(NtStatus.INVALID_PARAMETER, text, rule="K8")
-        return data
-
-    def fail(self, handle: int) -> None:
-        """Give up on a malformed packet: nothing is sent, and this endpoint delivers nothing any more (R4).
-
-        Windows: VmbChannelPacketFail. Raises Misuse for a handle that is not outstanding; where packets that want no
-        completion are finished on delivery, for one that was never delivered.
-        """
-        self._check_usable()
-        if self._stopped:
-            self._deliveries.find(handle)  # nothing is delivered any more: it is held, or was failed before
-        self._deliveries.give_up(handle)
-        self._stopped = self._halted = True
-
-    def external_data(self, handle: int) -> tuple[GpaRange, ...]:
-        """The guest memory a received packet shows, the same at every call (R6).
-
-        Windows: VmbChannelPacketGetExternalData. Raises Refused when it has none or it cannot be used, Misuse for a
-        handle that is not outstanding.
-        """
-        self._check_usable()
-        return self._deliveries.external_data(handle)
-
-    def set_transaction_quota(self, quota: int) -> None:
-        """How many packets may be delivered and not completed. Windows: VmbChannelSetTransactionQuota.
-
-        Raising it does not restart a queue it has stopped; only a completion does (Q3). Raises Misuse for 0 (Q4).
-        """
-        self._deliveries.set_quota(quota)
 
     # ---- the end
 
