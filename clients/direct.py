@@ -8,31 +8,29 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol
 
 from clients.calls import RequestFailed
-from clients.direct_calls import DirectCall, DirectPacket, DirectPost, DirectRun
+from clients.direct_calls import DirectPacket, DirectRun
 from clients.direct_rings import Rings, endpoint_on
+from clients.direct_sends import NOT_WAITING, DirectSends
 from clients.inbox import OfferState
-from emulator.memory import GuestMemory, Mdl
+from emulator.memory import GuestMemory
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.vmbus.endpoint import Completed, SendOutcome, Side
+from emulator.vmbus.endpoint import Side
 from emulator.vmbus.packets import RingCorruption
 from emulator.vmbus.profile import ChannelProfile
 
 # Packets kept here until they are taken; behind them the ring is the queue.
 INBOX_PACKETS = 256
 TURN_BYTES = 1024 * 1024
-# Payloads published at once, and taken at once: a turn costs some microseconds, a payload some nanoseconds.
-PORTION_PACKETS = RUN_PACKETS = 1024
+# Payloads taken at once: a turn costs some microseconds, a payload some nanoseconds.
+RUN_PACKETS = 1024
 # More than any ring holds: its largest data area over the smallest packet with its footer.
 MOST_RING_PACKETS = 8190 * 4096 // 24
 HEARD_BYTES = 4096
-NOT_WAITING = int(socket.MSG_DONTWAIT) | int(socket.MSG_NOSIGNAL)
 
 
 class Owner(Protocol):
@@ -45,7 +43,7 @@ class Owner(Protocol):
         """The end is unusable: close the channel."""
 
 
-class DirectEnd:
+class DirectEnd(DirectSends):
     """One end of an open channel, worked here. Its owner is told what changed; its doorbell never blocks."""
 
     def __init__(
@@ -64,34 +62,23 @@ class DirectEnd:
     ) -> None:
         self.number = number
         self.offer = offer
-        self.closed: tuple[NtStatus, str] | None = None
         self.items: deque[Any] = deque() if offer is None else offer.items
         self.waiter: Any = None
-        self.bell = bell
-        self.broken: str | None = None
         self._owner = owner
-        self._touch = owner.touch
         self.collecting = False
         # Where packets go, and who waits for them.
         self._inbox: DirectEnd | OfferState = self if offer is None else offer
-        self._held: deque[tuple[Any, Callable[[], bool]]] = deque()
         self._more = False
         if not is_driver:
             # A client program is not a driver: a packet that wants no completion is finished when it is delivered.
             profile = profile._replace(kmcl=replace(profile.kmcl, hold_unasked_packets=False))
-        self._endpoint = endpoint_on(memory, side, Rings(*rings), pipe, profile)
+        super().__init__(endpoint_on(memory, side, Rings(*rings), pipe, profile), bell, owner.touch)
         self._endpoint.set_delivering(not is_driver)
         self._arrived_bytes = self._endpoint.arrived_bytes
         self._line = self._endpoint.line
         self._receive = self._endpoint.receive
 
     # ---- doorbells
-
-    def _ring(self) -> None:
-        try:
-            self.bell.send(b"\0", NOT_WAITING)
-        except OSError:
-            return  # full: it has one to hear still; closed: the daemon says so
 
     def heard(self) -> bool:
         """The doorbell can be read: silence it, then look at the rings. False when it will never ring again."""
@@ -101,6 +88,13 @@ class DirectEnd:
             return True
         except OSError:
             return False
+
+    def arrived(self) -> bool:
+        """Whether something stands in the ring, or the ring cannot be used."""
+        try:
+            return self._arrived_bytes() > 0
+        except RingCorruption:
+            return True
 
     def look(self) -> bool:
         """Take in what has come, without asking for a doorbell: for a caller that looks again. Whether anything did."""
@@ -188,164 +182,6 @@ class DirectEnd:
         if self.broken is None:
             self.broken = f"the ring is damaged, as this end found: {violation}"
             self._owner.broke(self, self.broken)
-
-    # ---- sending
-
-    def ask(self, buffer: bytes) -> DirectCall | None:
-        """Send bytes for a caller that then waits for the completion; None: nothing was done, ``send`` them."""
-        if self._held or self.closed is not None or self.broken is not None or type(buffer) is not bytes:
-            return None
-        call = DirectCall(self, True)
-        try:
-            call.transaction_id, doorbell = self._endpoint.ask(buffer, call)
-        except RingCorruption:
-            return None  # the same again when it is sent
-        if doorbell:
-            self._ring()
-        return call if call.transaction_id else None
-
-    def arrived(self) -> bool:
-        """Whether something stands in the ring, or the ring cannot be used."""
-        try:
-            return self._arrived_bytes() > 0
-        except RingCorruption:
-            return True
-
-    def take_answer(self, call: DirectCall) -> bytes | None:
-        """The completion of a packet that was sent with ``ask``, if that stands next in the ring."""
-        try:
-            answer = self._endpoint.take_answer(call.transaction_id)
-        except RingCorruption:
-            return None  # whoever takes packets in the usual way meets it
-        if answer is None:
-            return None
-        payload, doorbell = answer
-        if doorbell:
-            self._ring()
-        call.done = True
-        return payload
-
-    def send(self, buffer: bytes, mdl: Mdl | None, flags: int, *, may_queue: bool = True) -> DirectCall:
-        """Windows: VmbPacketSend. Unless it may queue, it ends with BUFFER_OVERFLOW when there is no room (Y1)."""
-        call = DirectCall(self, flags & 1 != 0)
-        if not self._held and self.closed is None and self.broken is None:
-            try:
-                self._put(call, self._endpoint.send(buffer, mdl, flags, call, may_queue=may_queue))
-            except (Refused, RingCorruption):
-                pass  # the same again below, where it is held or ended
-            else:
-                return call
-        if not may_queue and self._held:
-            self._end(call, RequestFailed(NtStatus.BUFFER_OVERFLOW, "others wait for room in the ring already [Y1]"))
-            return call
-        send = self._endpoint.send
-        self._start(call, lambda: self._put(call, send(buffer, mdl, flags, call, may_queue=may_queue)))
-        return call
-
-    def send_pfns(self, buffer: bytes, pfns: tuple[int, ...] | None, flags: int) -> DirectCall:
-        """Windows: VmbPacketSendWithExternalPfns."""
-        call = DirectCall(self, flags & 1 != 0)
-        send = self._endpoint.send_with_external_pfns
-        self._start(call, lambda: self._put(call, send(buffer, pfns, flags, call)))
-        return call
-
-    def send_external(self, buffer: bytes, mdl: Mdl | None, span: tuple[int, int], flags: int) -> DirectCall:
-        """Windows: VmbPacketSendWithExternalMdl."""
-        call = DirectCall(self, flags & 1 != 0)
-        send = self._endpoint.send_with_external_mdl
-        self._start(call, lambda: self._put(call, send(buffer, mdl, *span, flags, call)))
-        return call
-
-    def post(self, payloads: list[bytes]) -> DirectPost:
-        """Many packets without completion, in few publications; what finds no room in the ring waits here."""
-        post = DirectPost(payloads)
-        self._start(post, partial(self._write, post))
-        return post
-
-    def _start(self, call: Any, attempt: Callable[[], bool]) -> None:
-        if self.closed is not None or self.broken is not None:
-            self._end(call, RequestFailed(*(self.closed or (NtStatus.DEVICE_REMOVED, self.broken or ""))))
-        else:
-            self._held.append((call, attempt))
-            self._send_held()
-
-    def _send_held(self) -> bool:
-        """Send what waits here for its turn or for room, in order; whether any is done with. An attempt says that."""
-        before = len(self._held)
-        while self._held:
-            call, attempt = self._held[0]
-            try:
-                if not call.done and not attempt():
-                    break
-            except Refused as refusal:
-                if refusal.status is NtStatus.INSUFFICIENT_RESOURCES and self._endpoint.queued_packets:
-                    break
-                self._end(call, RequestFailed(refusal.status, refusal.text))
-            except RingCorruption as corruption:
-                self._break(corruption)
-                return True
-            self._held.popleft()
-        return len(self._held) < before
-
-    def _put(self, call: DirectCall, outcome: SendOutcome) -> bool:
-        call.transaction_id = outcome.transaction_id
-        if outcome.doorbell:
-            self._ring()
-        if outcome.written and not call.waits:
-            call.result = int(NtStatus.SUCCESS), b""
-            call.done = True
-            self._touch(call)
-        return True
-
-    def _write(self, post: DirectPost) -> bool:
-        """As much of a post as there is room for; whether that was the rest."""
-        while post.written < len(post.payloads):
-            try:
-                outcome = self._endpoint.send_payloads(post.payloads, post.written, PORTION_PACKETS)
-            except TypeError as problem:
-                # Something that is not bytes: a copy will do, and without one this post has failed.
-                if not post.copy_payloads():
-                    self._end(post, RequestFailed(NtStatus.INVALID_PARAMETER, str(problem)))
-                    return True
-                continue
-            if outcome.doorbell:
-                self._ring()
-            if not outcome.written:
-                return False
-            post.written += outcome.written
-        self._touch(post)
-        return True
-
-    def _completed(self, completed: Completed) -> None:
-        call: Any
-        call, status, payload, _ = completed
-        if status and not status.is_success:
-            reason = self.closed[1] if self.closed is not None else "the packet was cancelled"
-            self._end(call, RequestFailed(status, reason))
-        elif not call.done:
-            call.result = int(status), payload
-            call.done = True
-            self._touch(call)
-
-    def _end(self, call: Any, error: Exception) -> None:
-        if not call.done:
-            call.error = error
-            if isinstance(call, DirectCall):
-                call.done = True
-            self._touch(call)
-
-    def cancel(self, call: DirectCall) -> None:
-        """Give up a packet."""
-        if call.transaction_id and self.broken is None and self.closed is None:
-            try:
-                completed = self._endpoint.cancel(call.transaction_id)
-            except RingCorruption as corruption:
-                self._break(corruption)
-                return
-            if completed is not None:
-                self._completed(completed)
-            self._send_held()
-        self._end(call, RequestFailed(NtStatus.CANCELLED, "the call was abandoned"))
 
     # ---- receiving
 

@@ -11,6 +11,7 @@ from emulator.vmbus.endpoint import ReceivedPacket
 
 if TYPE_CHECKING:
     from clients.direct import DirectEnd
+    from clients.direct_sends import DirectSends
 
 
 class DirectCall:
@@ -18,7 +19,7 @@ class DirectCall:
 
     __slots__ = ("_end", "done", "error", "result", "transaction_id", "waiter", "waits")
 
-    def __init__(self, end: DirectEnd, waits: bool) -> None:
+    def __init__(self, end: DirectSends, waits: bool) -> None:
         self._end = end
         self.waits = waits
         self.done = False

@@ -117,6 +117,7 @@ CLIENT_SHARED = (
     "clients.direct",
     "clients.direct_calls",
     "clients.direct_rings",
+    "clients.direct_sends",
     "clients.taking",
     "clients.bus_calls",
     "clients.receive_calls",
