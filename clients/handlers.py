@@ -23,6 +23,7 @@ from emulator.status import NtStatus
 from emulator.tdi.constants import EventType
 from emulator.tdi.structures import parse_transport_address_untrusted
 from emulator.wire.codec import WireError, encode_error, encode_response
+from emulator.wire.receive_rows import MOST_USER_DATA
 from emulator.wire.schema import ADDRESS_SET_EVENT_HANDLER
 
 
@@ -84,13 +85,16 @@ class ReturnedRequest:
 class HandlerResult(NamedTuple):
     """What a handler returns: the status, how many of the bytes in ``data`` it took (None for all), and a request.
 
-    ``endpoint`` is the connection that a handed-over accept is for.
+    ``endpoint`` is the connection that a handed-over accept is for; ``context``, where it is given, has to be what that
+    was opened with (C19), and ``user_data`` goes to the client that connects.
     """
 
     status: NtStatus
     taken: int | None = None
     request: ReturnedRequest | None = None
     endpoint: int = 0
+    context: int | None = None
+    user_data: bytes = b""
 
     @classmethod
     def success(cls, taken: int | None = None) -> HandlerResult:
@@ -108,9 +112,14 @@ class HandlerResult(NamedTuple):
         return cls(NtStatus.MORE_PROCESSING_REQUIRED, taken, request, endpoint)
 
     @classmethod
-    def accept(cls, endpoint: int) -> HandlerResult:
-        """A connect handler accepts, with the endpoint of that ``number``, idle and on the same address (C18)."""
-        return cls(NtStatus.MORE_PROCESSING_REQUIRED, 0, ReturnedRequest(0), endpoint)
+    def accept(cls, endpoint: int, user_data: bytes = b"", *, context: int | None = None) -> HandlerResult:
+        """A connect handler accepts, with the endpoint of that ``number``, idle and on the same address (C18).
+
+        A provider carries less user data than the 4096 bytes that can be given: the accept then fails.
+        """
+        if len(user_data) > MOST_USER_DATA:
+            raise ValueError(f"an accept carries at most {MOST_USER_DATA} bytes of user data, not {len(user_data)}")
+        return cls(NtStatus.MORE_PROCESSING_REQUIRED, 0, ReturnedRequest(0), endpoint, context, bytes(user_data))
 
     @classmethod
     def refuse(cls) -> HandlerResult:
@@ -217,7 +226,8 @@ class Handlers(Holdings):
         number = length = 0
         if result.request is not None:
             number, length = self._hand_over(call.address, result.request), result.request.length
-        self._answer(call.msgid, result.status, taken, number, length, result.endpoint)
+        accept = result.endpoint, result.context, result.user_data
+        self._answer(call.msgid, result.status, taken, number, length, *accept)
 
     def handler_failed(self, call: HandlerCall, error: BaseException) -> None:
         """A handler has raised: the daemon counts it as not accepted."""
@@ -233,9 +243,17 @@ class Handlers(Holdings):
             self._touched.append(state)
 
     def _answer(
-        self, msgid: int, status: NtStatus, taken: int = 0, number: int = 0, length: int = 0, endpoint: int = 0
+        self,
+        msgid: int,
+        status: NtStatus,
+        taken: int = 0,
+        number: int = 0,
+        length: int = 0,
+        endpoint: int = 0,
+        context: int | None = None,
+        user_data: bytes = b"",
     ) -> None:
-        self.outgoing += encode_response(msgid, int(status), taken, number, length, endpoint)
+        self.outgoing += encode_response(msgid, int(status), taken, number, length, endpoint, context, user_data)
 
     # ---- requests handed over
 

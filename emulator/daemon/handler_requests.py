@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from emulator.status import PeerViolation, Refused
-from emulator.tdi.connection_requests import Accept, Receive, build_connection_request
+from emulator.tdi.connection_requests import Accept, PeerInformation, Receive, build_connection_request
 from emulator.tdi.constants import EventType
 from emulator.tdi.handlers import NOT_ACCEPTED, Answer
 from emulator.tdi.irp import Irp
@@ -108,15 +108,18 @@ class HandlerQuestion:
         """Bring what the handler returned to the transport. An error counts as not accepted."""
         answer = NOT_ACCEPTED
         if result is not None:
-            status, taken, request, length, endpoint = result
-            answer = Answer(status, taken, self._handed_over(request, length, endpoint) if request else None)
+            status, taken, request, length, endpoint, connection, user_data = result
+            irp = self._handed_over(request, length, endpoint, user_data) if request else None
+            answer = Answer(status, taken, irp, connection)
         self.machine.datagrams.handlers.answered(self._ask.token, answer)
 
-    def _handed_over(self, request: int, length: int, endpoint: int) -> Irp:
+    def _handed_over(self, request: int, length: int, endpoint: int, user_data: bytes) -> Irp:
         """The request in an answer. For an event that takes none it is one that nothing accepts."""
         make = RETURNED_REQUESTS.get(self._ask.handler.event)
         context = ReturnedRequest(self._end, request)
-        return Irp(self._end.handle, None, context) if make is None else make(self._end, length, endpoint, context)
+        if make is None:
+            return Irp(self._end.handle, None, context)
+        return make(self._end, length, endpoint, user_data, context)
 
 
 class ReturnedRequest:
@@ -148,27 +151,28 @@ def brought_back(returned: object) -> tuple[bytes, int, bytes]:
     return b"", 0, b""
 
 
-def _receive_datagram(end: AddressEnd, length: int, endpoint: int, context: ReturnedRequest) -> Irp:
+def _receive_datagram(end: AddressEnd, length: int, endpoint: int, user_data: bytes, context: ReturnedRequest) -> Irp:
     return build_receive_datagram(end.handle, length, context=context)
 
 
-def _receive(end: AddressEnd, length: int, endpoint: int, context: ReturnedRequest) -> Irp:
+def _receive(end: AddressEnd, length: int, endpoint: int, user_data: bytes, context: ReturnedRequest) -> Irp:
     handle = end.session.connection_requests.handle_of(endpoint)
     return build_connection_request(handle, Receive(min(length, DATAGRAM.most)), context)
 
 
-def _accept(end: AddressEnd, length: int, endpoint: int, context: ReturnedRequest) -> Irp:
-    return build_connection_request(end.session.connection_requests.handle_of(endpoint), Accept(), context)
+def _accept(end: AddressEnd, length: int, endpoint: int, user_data: bytes, context: ReturnedRequest) -> Irp:
+    accept = Accept(PeerInformation(user_data=user_data) if user_data else None)
+    return build_connection_request(end.session.connection_requests.handle_of(endpoint), accept, context)
 
 
-Make = Callable[["AddressEnd", int, int, ReturnedRequest], Irp]
+Make = Callable[["AddressEnd", int, int, bytes, ReturnedRequest], Irp]
 RETURNED_REQUESTS: dict[EventType, Make] = {
     EventType.RECEIVE_DATAGRAM: _receive_datagram,
     EventType.RECEIVE: _receive,
     EventType.RECEIVE_EXPEDITED: _receive,
     EventType.CONNECT: _accept,
 }
-"""How the request is made that a handler of an event hands over: from the address, and the answer's last two values."""
+"""How the request is made that a handler of an event hands over: from the address, and what else the answer says."""
 
 
 def event_arguments(call: Ask | Tell) -> tuple[object, ...]:

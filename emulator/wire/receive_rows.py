@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from emulator.wire.fields import Binary, Field
+from emulator.wire.fields import Binary, Field, Maybe
 from emulator.wire.method import ADDRESS, DATAGRAM, HOST, IN, IO_STATUS, MACHINE, OUT, STATUS, U16, U32, U64, row
 
+MOST_USER_DATA = 4096
 _REMOTE = Field("remote", Binary(64), "a TRANSPORT_ADDRESS, the other side's; empty for none")
 _FLAGS = Field("flags", U32, "TDI_RECEIVE_* bits")
 _EVENT = (
@@ -42,6 +43,8 @@ ADDRESS_EVENT = row(92, "address.event", OUT, (ADDRESS, *_EVENT), (
     Field("request", U32, "the client's own number for a request that is handed over; 0 for none"),
     Field("length", U32, "size of that request's buffer in bytes"),
     Field("endpoint", U32, "the connection a handed-over accept is for; 0 for none"),
+    Field("context", Maybe(U64), "ConnectionContext of that endpoint, which must be its own; nil to leave it out"),
+    Field("user_data", Binary(MOST_USER_DATA), "bytes of a handed-over accept for the client that connects"),
 ), "A handler is called, and the daemon waits for what it returns: 5 seconds, unless configured; later it counts as "
     "not accepted. One call at a time for one address object or connection.")
 ADDRESS_TOLD = row(93, "address.told", OUT, (ADDRESS, *_EVENT), None,

@@ -85,21 +85,22 @@ def test_a_call_of_a_handler_is_answered_with_what_it_returns() -> None:
     assert call.event == HandlerEvent(NORMAL, 5, 0, NtStatus.SUCCESS, 0x400, 4, 0, SOURCE, b"", b"data")
     assert daemon.heard() == []
     daemon.protocol.handler_returned(call, HandlerResult.success(3))
-    assert daemon.heard() == [Response(9, None, [0, 3, 0, 0, 0])]
+    assert daemon.heard() == [Response(9, None, [0, 3, 0, 0, 0, None, b""])]
     assert daemon.protocol.next_handler_call() is None
 
 
 @pytest.mark.parametrize(
     ("result", "said"),
     [
-        (None, [0, 4, 0, 0, 0]),
-        (HandlerResult.success(), [0, 4, 0, 0, 0]),
-        (HandlerResult.not_accepted(), [0xC000021B, 0, 0, 0, 0]),
-        (HandlerResult.keep(), [0x103, 0, 0, 0, 0]),
-        (HandlerResult(NtStatus.CONNECTION_REFUSED, 0, None, 7), [0xC0000236, 0, 0, 0, 7]),
+        (None, [0, 4, 0, 0, 0, None, b""]),
+        (HandlerResult.success(), [0, 4, 0, 0, 0, None, b""]),
+        (HandlerResult.not_accepted(), [0xC000021B, 0, 0, 0, 0, None, b""]),
+        (HandlerResult.keep(), [0x103, 0, 0, 0, 0, None, b""]),
+        (HandlerResult.accept(7, b"me", context=5), [0xC0000016, 0, 1, 0, 7, 5, b"me"]),
+        (HandlerResult(NtStatus.CONNECTION_REFUSED, 0, None, 7), [0xC0000236, 0, 0, 0, 7, None, b""]),
     ],
 )
-def test_every_result_has_its_answer(result: HandlerResult | None, said: list[int]) -> None:
+def test_every_result_has_its_answer(result: HandlerResult | None, said: list[object]) -> None:
     daemon = Transcript()
     call = daemon.called(daemon.set())
     daemon.protocol.handler_returned(call, result)
@@ -114,7 +115,10 @@ def test_a_returned_request_is_numbered_once_and_ends_once() -> None:
     for request, call in zip(requests, calls, strict=True):
         daemon.protocol.handler_returned(call, HandlerResult.rest_into(request, 2))
     more = int(NtStatus.MORE_PROCESSING_REQUIRED)
-    assert daemon.heard() == [Response(9, None, [more, 2, 1, 100, 0]), Response(9, None, [more, 2, 2, 50, 0])]
+    assert daemon.heard() == [
+        Response(9, None, [more, 2, 1, 100, 0, None, b""]),
+        Response(9, None, [more, 2, 2, 50, 0, None, b""]),
+    ]
     source = pack_transport_address(SocketAddress(*SOURCE))
     for _ in range(2):
         daemon.tell(ADDRESS_REQUEST_COMPLETED, 1, 2, 0x80000005, 2, "", source, 4, b"ta")
@@ -172,7 +176,7 @@ def test_r46_the_old_function_is_called_until_the_daemon_has_answered_that_it_is
     daemon.answer(call, 0, 0, "")
     daemon.call_handler(first, msgid=10)
     assert daemon.protocol.next_handler_call() is None
-    assert daemon.heard() == [Response(10, None, [0xC000021B, 0, 0, 0, 0])]
+    assert daemon.heard() == [Response(10, None, [0xC000021B, 0, 0, 0, 0, None, b""])]
     daemon.call_handler(first + 1, msgid=11)
     again = daemon.protocol.next_handler_call()
     assert again is not None

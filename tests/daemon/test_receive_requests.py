@@ -124,7 +124,7 @@ async def test_r25_a_handler_is_called_with_all_of_its_arguments(
             "data": b"hello",
         }
         assert (len(remote), parse_transport_address_untrusted(remote).host) == (22, there)
-        await it.client.respond(msgid, SUCCESS, 5, 0, 0, 0)
+        await it.client.respond(msgid, SUCCESS, 5, 0, 0, 0, None, b"")
         await it.send(b"again")
         assert (await it.called())[1]["data"] == b"again"
 
@@ -134,7 +134,7 @@ async def test_r10_a_request_in_an_answer_ends_with_the_rest_of_the_datagram(tmp
         await it.set_handler()
         await it.send(b"0123456789")
         msgid, event = await it.called()
-        await it.client.respond(msgid, MORE, 4, 77, 100, 0)
+        await it.client.respond(msgid, MORE, 4, 77, 100, 0, None, b"")
         assert await it.client.notice("address.request_completed") == [
             1, 77, SUCCESS, 6, "", event["remote"], 0, b"456789",
         ]  # fmt: skip
@@ -147,10 +147,10 @@ async def test_r34_a_handler_that_does_not_answer_holds_up_its_address_until_its
         first, _ = await it.called()
         second, event = await it.called()
         assert event["data"] == b"two"
-        await it.client.respond(first, MORE, 0, 5, 10, 0)
+        await it.client.respond(first, MORE, 0, 5, 10, 0, None, b"")
         [completed] = [await it.client.notice("address.request_completed")]
         assert completed[1:4] == [5, NtStatus.CANCELLED, 0]
-        await it.client.respond(second, SUCCESS, 0, 0, 0, 0)
+        await it.client.respond(second, SUCCESS, 0, 0, 0, 0, None, b"")
         [machine, _] = it.server.machines.values()
         assert machine.describe()["tdi_violations"] == 1
 
@@ -173,16 +173,16 @@ async def test_an_error_for_an_answer_counts_as_not_accepted(tmp_path: Path) -> 
         await it.client.say(response(msgid, error=[int(NtStatus.UNSUCCESSFUL), "it raised"]))
         msgid, event = await it.called()
         assert event["data"] == b"two"
-        await it.client.respond(msgid, NOT_ACCEPTED, 0, 0, 0, 0)
+        await it.client.respond(msgid, NOT_ACCEPTED, 0, 0, 0, 0, None, b"")
         await it.everything_is_read()
 
 
 @pytest.mark.parametrize(
     ("result", "sentence"),
     [
-        ((), "the result of address.event has 0 values where it takes 5"),
-        ((SUCCESS, -1, 0, 0, 0), "'taken' must be an unsigned 64-bit integer"),
-        (("0", 1, 0, 0, 0), "'status' must be an unsigned 32-bit integer"),
+        ((), "the result of address.event has 0 values where it takes 7"),
+        ((SUCCESS, -1, 0, 0, 0, None, b""), "'taken' must be an unsigned 64-bit integer"),
+        (("0", 1, 0, 0, 0, None, b""), "'status' must be an unsigned 32-bit integer"),
     ],
 )
 async def test_an_answer_that_is_none_ends_the_session(
@@ -201,8 +201,8 @@ async def test_a_second_answer_to_the_same_call_ends_the_session(tmp_path: Path)
         await it.set_handler()
         await it.send(b"one")
         msgid, _ = await it.called()
-        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0)
-        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0)
+        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0, None, b"")
+        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0, None, b"")
         assert "a request that was never sent, or is answered already" in (await it.client.goodbye())[1]
 
 
@@ -211,10 +211,10 @@ async def test_r33_numbers_of_a_hostile_answer_are_counted_and_change_nothing(tm
         await it.set_handler()
         await it.send(b"one", b"two", b"three")
         msgid, _ = await it.called()
-        await it.client.respond(msgid, MORE, (1 << 64) - 1, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+        await it.client.respond(msgid, MORE, (1 << 64) - 1, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, None, b"")
         assert (await it.client.notice("address.request_completed"))[1:4] == [0xFFFFFFFF, SUCCESS, 0]
         msgid, _ = await it.called()
-        await it.client.respond(msgid, 0xFFFFFFFF, 5, 0, 0, 0)
+        await it.client.respond(msgid, 0xFFFFFFFF, 5, 0, 0, 0, None, b"")
         await it.called()
         [machine, _] = it.server.machines.values()
         assert machine.describe()["tdi_violations"] == 3
@@ -231,7 +231,7 @@ async def test_a_client_with_too_many_unanswered_calls_is_not_called_again(tmp_p
         await it.send(*[b"%d" % number for number in range(50)])
         await it.everything_is_read()
         assert it.client.questions == []
-        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0)
+        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0, None, b"")
         await it.everything_is_read()
         await it.send(b"called again")
         assert (await it.called())[1]["data"] == b"called again"
@@ -246,7 +246,7 @@ async def test_r37_r39_chained_data_is_kept_returned_once_and_by_its_own_client(
             msgid, event = await it.called()
             assert (event["data"], event["event"]) == (data, CHAINED)
             descriptors.append(event["descriptor"])
-            await it.client.respond(msgid, PENDING, 0, 0, 0, 0)
+            await it.client.respond(msgid, PENDING, 0, 0, 0, 0, None, b"")
         run = b"".join(descriptor.to_bytes(8, "little") for descriptor in descriptors)
         await it.sender.call("machine.attach", "vm1", False)
         with pytest.raises(Answered, match="is another client's"):
@@ -262,7 +262,7 @@ async def test_r38_what_a_client_kept_and_its_open_call_end_with_it(tmp_path: Pa
         await it.set_handler(CHAINED)
         await it.send(b"kept", b"in call")
         msgid, _ = await it.called()
-        await it.client.respond(msgid, PENDING, 0, 0, 0, 0)
+        await it.client.respond(msgid, PENDING, 0, 0, 0, 0, None, b"")
         await it.called()
         transport = it.server.machines["vm1"].datagrams._transport
         assert len(transport.loans) == 2
@@ -311,7 +311,7 @@ async def test_a_fault_in_the_core_while_a_client_answers_ends_its_machine_and_n
             raise RuntimeError("a fault for the test")
 
         monkeypatch.setattr(it.server.machines["vm1"].datagrams._transport, "handler_answered", fault)
-        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0)
+        await it.client.respond(msgid, SUCCESS, 0, 0, 0, 0, None, b"")
         await it.everything_is_read()
         assert it.server.machines["vm1"].failure == "RuntimeError: a fault for the test"
         assert it.server.machines["vm2"].failure is None

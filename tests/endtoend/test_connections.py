@@ -225,6 +225,31 @@ async def test_a_partition_holds_connections_up_until_it_is_over(tmp_path: Path)
         await both(send, heal)
 
 
+async def test_c18_c19_a_connect_handler_answers_with_user_data_and_the_endpoints_own_context(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
+        near, far = await pair(attached)
+        there = await far.open_connection()
+        answers = [
+            HandlerResult.accept(there.number, b"never seen", context=there.context + 1),
+            HandlerResult.accept(there.number, b"welcome", context=there.context),
+        ]
+
+        def decide(event: HandlerEvent) -> HandlerResult:
+            assert event.data == b"let me in"
+            return answers.pop(0)
+
+        await far.set_handler(TdiEvent.CONNECT, decide)
+        here = await near.open_connection()
+        with pytest.raises(RequestFailed) as refused:
+            await here.connect(THERE, timeout_seconds=30, user_data=b"let me in")
+        assert refused.value.status is NtStatus.CONNECTION_REFUSED
+        assert (await here.connect(THERE, timeout_seconds=30, user_data=b"let me in")).user_data == b"welcome"
+        await here.send(b"data")
+        assert await there.receive() == b"data"
+        with pytest.raises(ValueError, match="at most 4096 bytes"):
+            HandlerResult.accept(there.number, bytes(4097))
+
+
 async def test_handlers_take_a_part_and_hand_over_a_request(tmp_path: Path) -> None:
     async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
         near, far = await pair(attached)
