@@ -1,7 +1,7 @@
 """``python -m benchmarks.remote``: the same hosted client over QUIC and over the Unix socket, side by side, as ratios.
 
-A daemon as a process of its own; guest and host in this one, each with a connection. Three repetitions of each, in turns, and
-the best of them: other work on the machine only makes them slower.
+A daemon as a process of its own; guest and host in this one, each with a connection. Three repetitions of each, in
+turns, and the best of them: other work on the machine only makes them slower.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from emulator.wire.codec import Response, WireError, check_result, encode_notifi
 from emulator.wire.fields import FieldError, check_fields
 from emulator.wire.schema import (
     ADDRESS_SEND_BURST,
+    ADDRESS_SEND_DATAGRAM,
     BUS_DOORBELL,
     CANCEL,
     CHANNEL_OPEN_DIRECT,
@@ -43,6 +44,9 @@ class CallTable:
 
     def __init__(self) -> None:
         self.outgoing = bytearray()
+        # Over UDP, datagrams up to so long leave each by itself; those that get lost are sent with the rest.
+        self.lossy_bytes = 0
+        self.lossy: list[bytes] = []
         self.lost: Exception | None = None
         self._last_msgid = 0
         self._most_outstanding = 16
@@ -137,7 +141,11 @@ class CallTable:
                 self._last_msgid = (self._last_msgid + 1) & 0xFFFFFFFF
             call.msgid = self._last_msgid
             self._calls[call.msgid] = call
-            self.outgoing += encode_request(call.msgid, call.method, *call.args)
+            frame = encode_request(call.msgid, call.method, *call.args)
+            if call.method is ADDRESS_SEND_DATAGRAM and len(frame) <= self.lossy_bytes:
+                self.lossy.append(frame)
+            else:
+                self.outgoing += frame
 
     def notify(self, method: Method, *args: object) -> None:
         """Send a notification."""

@@ -144,6 +144,9 @@ class Connection:
     def flush(self) -> None:
         """Write what the socket takes now; the writer task does the rest. Wakes whoever an error concerns."""
         outgoing = self.protocol.outgoing
+        if self.protocol.lossy:
+            self._link.send_lossy(self.protocol.lossy)
+            self.protocol.lossy.clear()
         try:
             while outgoing:
                 with memoryview(outgoing) as view:
@@ -287,6 +290,7 @@ async def connect(
     async with _background(connection):
         greeting = await connection.finish(requests.hello(connection.protocol, client_name(name)))
         connection.protocol_version, connection.daemon_version = greeting[:2]
+        connection.protocol.lossy_bytes = link.lossy_bytes
         yield connection
 
 

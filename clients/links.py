@@ -15,6 +15,13 @@ from clients.unix import open_socket, receive_into
 class Link(Protocol):
     """The bytes to and from the daemon."""
 
+    @property
+    def lossy_bytes(self) -> int:
+        """The longest frame that can leave by itself, and be lost; 0 where everything is one stream."""
+
+    def send_lossy(self, frames: list[bytes]) -> None:
+        """Send frames, each by itself. What gets lost comes back to the protocol, to be sent with the rest."""
+
     async def readable(self) -> None:
         """Return when there is something to take. Raises trio.ClosedResourceError when it was closed here."""
 
@@ -38,6 +45,12 @@ class UnixLink:
         """Raises ConnectionLost when no daemon answers there."""
         self.socket: socket.socket = open_socket(path)
         self.socket.setblocking(False)
+
+    lossy_bytes = 0
+
+    def send_lossy(self, frames: list[bytes]) -> None:
+        """Nothing leaves by itself here."""
+        raise AssertionError("a Unix socket has one stream")
 
     async def readable(self) -> None:
         """Return when there is something to take."""

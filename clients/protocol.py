@@ -82,6 +82,13 @@ class ClientProtocol(DriverTable, Filtering):
             self._dispatch(message)
         return self.take_touched()
 
+    def receive_lossy(self, data: bytes) -> list[Any]:
+        """Take a frame that came by itself: a datagram. Raises WireError."""
+        for message in FrameDecoder(Direction.TO_CLIENT, FrameLimits()).feed(data):
+            if isinstance(message, Notification) and message.method is ADDRESS_DATAGRAMS:
+                self._datagrams_arrived(*message.args)
+        return self.take_touched()
+
     def lose(self, error: Exception) -> list[Any]:
         """The connection is gone: everything under way ends with ``error``."""
         if self.lost is None:
@@ -201,7 +208,7 @@ class ClientProtocol(DriverTable, Filtering):
         state = self._addresses.get(number)
         if state is None:
             return
-        state.dropped = dropped
+        state.dropped = max(state.dropped, dropped)  # over UDP an older count may come later
         for address, flags, data in split_datagrams_untrusted(run):
             state.arrived(Datagram(data, parse_transport_address_untrusted(address), flags))
         self._touched.append(state)

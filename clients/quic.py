@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import urllib.parse
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,6 +83,7 @@ class QuicLink:
         self._packets = self._new_socket()
         self._alarm = trio.CancelScope()
         self._arrived = bytearray()
+        self._lossy: deque[bytes] = deque()
         self._has_room = trio.Event()
         self._lost: ConnectionLost | None = None
         self._refusals = 0
@@ -117,13 +119,33 @@ class QuicLink:
 
     # ---- as a Link
 
+    @property
+    def lossy_bytes(self) -> int:
+        """The longest frame that fits a DATAGRAM frame."""
+        return self._engine.datagram_bytes
+
+    def send_lossy(self, frames: list[bytes]) -> None:
+        """Send frames, each by itself."""
+        if self._lost is None and not self._is_closed:
+            for frame in frames:
+                self._engine.send_lossy(frame, frame)
+            self._transmit()
+
     async def readable(self) -> None:
-        """Return when there is something to take, or the end has come."""
-        while not self._arrived and self._lost is None:
+        """Return when there is something to take or to send again, or the end has come."""
+        while not (self._arrived or self._lossy or self._engine.lost) and self._lost is None:
             await self._wait()
 
     def receive_into(self, protocol: ClientProtocol) -> list[object]:
         """Take what has arrived; what changed by it. Raises BlockingIOError, ConnectionLost, or WireError."""
+        for frame in self._engine.take_lost():
+            assert isinstance(frame, bytes), "what was given with it"
+            protocol.outgoing += frame
+        changed: list[object] = []
+        while self._lossy:
+            changed += protocol.receive_lossy(self._lossy.popleft())
+        if changed or (protocol.outgoing and not self._arrived):
+            return changed
         if self._arrived:
             data = bytes(self._arrived[:RECEIVE_BYTES])
             del self._arrived[:RECEIVE_BYTES]
@@ -248,6 +270,8 @@ class QuicLink:
                 self._arrived += data
                 if at_end:
                     self._lose("the daemon closed the connection")
+            case events.DatagramFrameReceived(data=data):
+                self._lossy.append(data)
             case events.HandshakeCompleted():
                 self.is_established = True
 

@@ -45,6 +45,9 @@ class AddressEnd:
         self.inbound = ReceiveWindow(*send_grant)
         self.outbound = SendWindow(*grant)
         self.dropped = 0
+        self._grant = grant
+        # The client has its number for certain: it has used it. What comes by itself may overtake the answer with it.
+        self.is_known = False
         self._waiting: deque[Waiting] = deque()
         self._waiting_bytes = 0
 
@@ -101,9 +104,30 @@ class AddressEnd:
     def __str__(self) -> str:
         return f"{self.session}, address {self.number}"
 
+    def _send(self, taken: list[Waiting]) -> None:
+        session = self.session
+        if not (self.is_known and session.stream.lossy_bytes):
+            session.put(encode_notification(ADDRESS_DATAGRAMS, self.number, pack_datagrams(taken), self.dropped))
+            return
+        for datagram in taken:
+            frame = encode_notification(ADDRESS_DATAGRAMS, self.number, pack_datagrams([datagram]), self.dropped)
+            cost = len(datagram[2]) + PACKET_OVERHEAD_BYTES
+            if not session.stream.put_lossy(frame, partial(self._lost, cost)):
+                session.put(frame)
+
+    def _lost(self, cost: int) -> None:
+        """A datagram got lost on its way to the client, who cannot give its room back."""
+        if self.is_open:
+            self.dropped += 1
+            self.granted(1, cost)
+
     def granted(self, packets: int, byte_count: int) -> None:
         """The client granted more deliveries."""
         self.outbound.grant(packets, byte_count)
+        if self.session.stream.lossy_bytes:
+            # One that was taken for lost and was only late has its room given back twice.
+            self.outbound.packets = min(self.outbound.packets, self._grant[0])
+            self.outbound.bytes = min(self.outbound.bytes, self._grant[1])
         self.session.mark_ready(self)
 
     def drain(self) -> bool:
@@ -117,7 +141,7 @@ class AddressEnd:
             taken_bytes += len(datagram[2]) + PACKET_OVERHEAD_BYTES
             taken.append(datagram)
         if taken:
-            self.session.put(encode_notification(ADDRESS_DATAGRAMS, self.number, pack_datagrams(taken), self.dropped))
+            self._send(taken)
         return bool(self._waiting) and self.outbound.is_open
 
     def violated(self, violation: PeerViolation) -> None:
@@ -250,10 +274,12 @@ class AddressRequests:
         if end is None:
             stale_or_unknown("address", address, self._given)
         else:
+            end.is_known = True
             end.granted(packets, byte_count)
 
     def address_send_datagram(self, msgid: int, address: int, host: str, port: int, data: bytes) -> None:
         end = self.find(address)
+        end.is_known = True
         cost = len(data) + PACKET_OVERHEAD_BYTES
         if not end.inbound.arrive(cost):
             raise PeerViolation(f"address {address}: a datagram was sent although the window was used up")

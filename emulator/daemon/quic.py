@@ -215,6 +215,7 @@ class QuicListener:
             if engine.is_over:
                 stream.end()
             stream.acknowledged()
+            stream.tell_lost()
             stream.close_if_delivered(now)
         keep_alive = self._settings.keep_alive_seconds
         if client.is_authenticated and keep_alive and now >= client.heard + keep_alive and not engine.is_over:
@@ -252,6 +253,9 @@ class QuicListener:
         match event:
             case events.StreamDataReceived(data=data, end_stream=at_end, stream_id=number):
                 self._arrived(client, number, data, at_end)
+            case events.DatagramFrameReceived(data=data):
+                if client.stream is not None:
+                    client.stream.feed_lossy(data)
             case events.HandshakeCompleted():
                 self._authenticate(client)
             case events.ConnectionIdIssued(connection_id=identifier):

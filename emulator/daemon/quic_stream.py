@@ -19,6 +19,8 @@ ROOM_BYTES = 256 * 1024
 # What waits for an answer gets so long to arrive when a session has ended.
 LINGER_SECONDS = 1.0
 MOST_OF_A_REASON = 200
+# DATAGRAM frames that wait to leave; more go by the stream, which is bounded.
+MOST_WAITING_LOSSY = 256
 CONVERSATION = 0
 
 
@@ -43,6 +45,8 @@ class QuicStream:
         self._has_room = trio.Event()
         self._is_held_up = False
         self._at_end = False
+        self._lossy: list[bytes] = []
+        self._is_due = False
         self.overflowed = False
         self.closing_since: float | None = None
         self.farewell = ""
@@ -61,6 +65,17 @@ class QuicStream:
             self._arrived += data
         self._at_end = self._at_end or at_end
         self._has_arrived.set()
+
+    def feed_lossy(self, data: bytes) -> None:
+        """A DATAGRAM frame of the client's."""
+        if self.closing_since is None:
+            self._lossy.append(data)
+            self._has_arrived.set()
+
+    def take_lossy(self) -> list[bytes]:
+        """What has come by itself since the last time."""
+        taken, self._lossy = self._lossy, []
+        return taken
 
     async def readable(self) -> None:
         """Return when there is something to take, or the end."""
@@ -94,6 +109,29 @@ class QuicStream:
         """No descriptor crosses a network; the session refuses what would need one."""
         raise AssertionError("a request that passes a descriptor reached a client over UDP")
 
+    @property
+    def lossy_bytes(self) -> int:
+        """The longest frame that fits a DATAGRAM frame."""
+        return self._engine.datagram_bytes
+
+    def put_lossy(self, frame: bytes, lost: Callable[[], None]) -> bool:
+        """Send a frame by itself; ``lost`` is called if it gets lost. False when it does not fit, or many wait."""
+        engine = self._engine
+        if engine.is_over or len(frame) > engine.datagram_bytes or engine.waiting_datagrams >= MOST_WAITING_LOSSY:
+            return False
+        engine.send_lossy(frame, lost)
+        self._is_due = True
+        return True
+
+    def tell_lost(self) -> None:
+        """Call what was given with frames that got lost, and let the session go on with what that made room for."""
+        lost = self._engine.take_lost()
+        for each in lost:
+            if callable(each):
+                each()
+        if lost:
+            self._has_room.set()
+
     def flush(self) -> None:
         """Send what may leave now; what is held back leaves as the client acknowledges."""
         if self._engine.is_over:
@@ -101,6 +139,9 @@ class QuicStream:
         if self._outgoing:
             self._engine.send_stream_data(CONVERSATION, bytes(self._outgoing))
             self._outgoing.clear()
+            self._is_due = True
+        if self._is_due:
+            self._is_due = False
             self._transmit()
         self._is_held_up = self.queued_bytes > ROOM_BYTES
 

@@ -25,6 +25,7 @@ from emulator.daemon.file_requests import FileRequests
 from emulator.daemon.filter_requests import FilterRequests
 from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
+from emulator.daemon.lossy import LossySends
 from emulator.daemon.machine_requests import MachineRequests
 from emulator.daemon.network_requests import NetworkRequests
 from emulator.daemon.obligations import Drainable, Patient, Pending
@@ -75,6 +76,7 @@ class Session:
         self.pending: dict[int, Pending] = {}
         self.acting_on: Machine | None = None
         self.stream = stream
+        self._lossy = LossySends()
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
         self._ready = ReadySources(stream)
         self.messages = 0
@@ -249,6 +251,9 @@ class Session:
     async def _receive(self) -> bool:
         """Take what has arrived and dispatch it; False at the end of the stream. Others get their turn in between."""
         frames = 0
+        if self.stream.lossy_bytes:
+            for request in self._lossy.take(self.stream.take_lossy()):
+                self._dispatch(request)
         for _ in range(READS_PER_TURN if self._pace is None else 1):
             data = self.stream.take()
             if data is None:
@@ -274,7 +279,8 @@ class Session:
     def _dispatch(self, message: Message) -> None:
         match message:
             case Request(msgid, method, args):
-                self._answer(msgid, method, args)
+                if self._lossy.is_new(msgid, method):
+                    self._answer(msgid, method, args)
             case Notification(method, args):
                 self._require_hello(method)
                 # Nobody waits for an answer to whom a refusal could be told.

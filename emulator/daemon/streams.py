@@ -46,6 +46,16 @@ class Stream(Protocol):
         """Whether descriptors can go along: whether the client is on this host."""
 
     @property
+    def lossy_bytes(self) -> int:
+        """The longest frame that can travel by itself, and be lost; 0 where everything is one stream."""
+
+    def take_lossy(self) -> list[bytes]:
+        """What has come by itself since the last time."""
+
+    def put_lossy(self, frame: bytes, lost: Callable[[], None]) -> bool:
+        """Send a frame by itself; ``lost`` is called if it gets lost. False when it had better go with the others."""
+
+    @property
     def queued_bytes(self) -> int:
         """What waits for the client to take it."""
 
@@ -83,6 +93,7 @@ class UnixStream(Outlet):
     """The daemon's end of a Unix socket."""
 
     passes_descriptors = True
+    lossy_bytes = 0
 
     def __init__(self, sock: socket.socket, limit_bytes: int) -> None:
         super().__init__(sock, limit_bytes)
@@ -105,6 +116,14 @@ class UnixStream(Outlet):
             close_descriptors(ancillary)
             raise WireError("descriptors were passed that nobody asked for; this protocol takes none")
         return bytes(_arrived[:size])
+
+    def take_lossy(self) -> list[bytes]:
+        """Nothing comes by itself here."""
+        return []
+
+    def put_lossy(self, frame: bytes, lost: Callable[[], None]) -> bool:
+        """Nothing leaves by itself here."""
+        return False
 
     def close(self, reason: str = "") -> None:
         """The session is over: forget what is queued, and close the socket."""

@@ -159,3 +159,49 @@ async def test_a_daemon_that_was_killed_is_noticed_before_the_idle_time(tmp_path
 
         with pytest.raises(ConnectionLost, match="nobody listens at"):
             await outlive_it()
+
+
+async def test_datagrams_travel_by_themselves_and_each_send_has_its_one_answer(tmp_path: Path) -> None:
+    """Small ones in DATAGRAM frames, large ones by the stream; what the path loses of sends is made good."""
+    async with start_remote(tmp_path) as remote:
+        async with (
+            network_path(remote.where, delay_seconds=0.002) as path,
+            connect(remote.daemon.socket_path) as local,
+            connect(path.where, credentials=remote.credentials) as attached,
+        ):
+            near = await (await attached.machine("vm1")).open_address(("10.0.0.1", 0), network="lan")
+            far = await (await local.machine("vm2")).open_address(("10.0.0.2", 0), network="lan")
+            assert 1000 < attached.protocol.lossy_bytes < 1200
+            # So long as nothing is lost everything arrives, of any size.
+            for size in (0, 100, 1000, 1100, 1472):
+                assert (await near.send_datagram(bytes(size), far.local)).information == size
+                assert (await anext(aiter(far))).data == bytes(size)
+                await far.send_datagram(bytes(size), near.local)
+                assert (await anext(aiter(near))).data == bytes(size)
+            path.loss = 0.1
+            ended = 0
+
+            async def send(first: int) -> None:
+                nonlocal ended
+                for number in range(first, 600, 20):
+                    sent = await near.send_datagram(number.to_bytes(2, "big"), far.local)
+                    assert sent == (NtStatus.SUCCESS, 2)
+                    ended += 1
+
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    for first in range(20):
+                        nursery.start_soon(send, first)
+            assert ended == 600
+            came = sorted([int.from_bytes((await anext(aiter(far))).data, "big") for _ in range(600)])
+            assert came == list(range(600)), "each once, although some came twice"
+            # Towards the client what is lost stays lost, is counted, and holds nothing up.
+            for number in range(1000):
+                await far.send_datagram(number.to_bytes(2, "big"), near.local)
+            path.loss = 0.0
+            with trio.fail_after(60):
+                taken = 0
+                while taken + near.dropped < 1000:
+                    await far.send_datagram(b"", near.local)
+                    taken += (await anext(aiter(near))).data != b""
+            assert near.dropped > 0
