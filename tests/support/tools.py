@@ -10,9 +10,12 @@ from typing import NoReturn
 import pytest
 
 TOOLS = {
+    "bash": "bash",
+    "cc": "gcc libc6-dev",
     "chronyd": "chrony",
     "dnsmasq": "dnsmasq-base",
     "gcc": "gcc libc6-dev",
+    "groff": "groff-base",
     "ip": "iproute2",
     "iperf": "iperf",
     "make": "make",
@@ -20,6 +23,10 @@ TOOLS = {
     "npm": "npm",
     "setpriv": "util-linux",
     "socat": "socat",
+    "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
+    "systemd-sysusers": "systemd",
+    "unshare": "util-linux",
 }
 """Every program that some test needs, and the Debian package that brings it."""
 
