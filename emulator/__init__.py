@@ -22,6 +22,7 @@ channel                                                                         
 driver         a channel with KMCL's life cycle and callbacks                      ``vmbus/life_cycle.py``,
 channel                                                                            ``daemon/driver.py``
 the buses      what offers, opens and closes channels, by control messages alone   ``daemon/bus.py``
+bus guest      a client that has the guest side of a machine's bus to itself       ``daemon/bus_guest.py``
 doorbell       "look at the ring": what cores return, never call                   ``daemon/channel_side.py``
 window         how much a client may have on the way, for one channel or address   ``wire/window.py``
 frame          one MessagePack-RPC message; the numbered table of methods          ``wire/codec.py``, ``wire/schema.py``
@@ -29,8 +30,13 @@ IRP, address   a TDI request; an open transport address                         
 connection     a connection endpoint, and the link it has to its peer              ``tdi/connection.py``
 handler        a client's function for an event; it is asked, and answers          ``tdi/handlers.py``,
                                                                                    ``daemon/handler_requests.py``
-segment        a virtual network that machines join                       ``tdi/segment.py``
+segment        a virtual network that machines join                                ``tdi/segment.py``
 gateway        the way between a segment and programs outside                     ``tdi/gateway.py``
+filter         a client above a device, which sees each request first              ``tdi/filters.py``,
+                                                                                   ``daemon/filters.py``
+population     the machines there are, those made while the daemon runs included   ``daemon/population.py``
+reload         a new configuration for a daemon that runs, whole or not at all     ``daemon/reload.py``
+role           what somebody may do with a machine, or with the daemon             ``daemon/roles.py``
 service        what vmbusd is told by systemd, and tells it                        ``daemon/service_manager.py``
 manager
 stream         what a session reads and writes: a Unix socket, or QUIC over UDP    ``daemon/streams.py``, ``quic.py``

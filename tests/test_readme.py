@@ -8,9 +8,41 @@ from pathlib import Path
 
 import trio
 
+import emulator
 from tests.support.processes import run_client, start_client, start_daemon
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def test_every_page_has_a_row_that_says_for_whom_it_is() -> None:
+    listed = re.findall(r"^\| \[(\S+)\]\(\1\) \| \w.+ \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= set(listed)
+
+
+def test_what_the_pages_link_to_is_there() -> None:
+    missing = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+        for target in re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert missing == []
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+
+
+def test_the_map_names_files_that_are_there() -> None:
+    """A file of the map without a folder stands in the folder of the one named before it."""
+    assert emulator.__doc__ is not None
+    folder = ROOT / "emulator"
+    for name in re.findall(r"``([\w/]+\.py)``", emulator.__doc__.partition("Layers")[0]):
+        place = ROOT / "emulator" / name if "/" in name or not (folder / name).exists() else folder / name
+        assert place.exists(), name
+        folder = place.parent
 
 
 def programs() -> list[str]:

@@ -56,7 +56,7 @@ def test_every_program_that_a_test_needs_is_in_the_table_with_its_package() -> N
         if isinstance(args[0], ast.Constant) and isinstance(args[1], ast.Constant) and not place.startswith(here)
     ]
     assert len(named) > 10, "the calls were not found"
-    assert [each for each in named if each[2] not in TOOLS.get(each[1], "").split()] == []
+    assert [each for each in named if each[2] not in TOOLS.get(str(each[1]), "").split()] == []
 
 
 def test_an_automatic_run_installs_every_program_of_the_table() -> None:
