@@ -77,7 +77,9 @@ class GatewayConfig(_Section):
 class SegmentConfig(_Section):
     """One virtual datagram network.
 
-    All but ``subnet``, ``connections`` and ``gateway`` can be changed while the daemon runs.
+    All but ``subnet``, ``connections`` and ``gateway`` can be changed while the daemon runs. Latency, loss and the
+    other impairments are for datagrams: connections arrive whole and at once, and only ``stalled`` and ``partition``
+    hold them up.
     """
 
     # Its address range; the addresses of machines are inside.
@@ -104,7 +106,7 @@ class SegmentConfig(_Section):
     partition: tuple[tuple[MachineName, ...], ...] = Field(default=(), max_length=4096)
     # What chance begins with, when the daemon starts and whenever it is set; the same gives the same again.
     seed: int = 0
-    # Whether it takes no datagrams for now, so that sends wait in their queues.
+    # Whether it takes nothing for now, so that sends wait in their queues, and connections with them.
     stalled: bool = False
     # Whether connections between its machines keep the borders of sends.
     connections: Literal["message", "stream"] = "message"
