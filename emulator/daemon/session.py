@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -33,6 +32,7 @@ from emulator.daemon.operation_requests import OperationRequests
 from emulator.daemon.pace import Pace
 from emulator.daemon.ready_sources import OUTBOX_HIGH_BYTES, ReadySources
 from emulator.daemon.receive_requests import ReceiveRequests
+from emulator.daemon.request_owners import Handler, close_everything, find_handler
 from emulator.daemon.roles import REQUIRED, Role
 from emulator.daemon.streams import RECEIVE_BYTES, Stream, refuse_descriptors
 from emulator.status import NtStatus, PeerViolation, Refused
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 # Reads in one turn before other sessions get theirs, and frames: small ones come by the thousand in one read.
 READS_PER_TURN = 4
 FRAMES_PER_TURN = 256
-Handler = Callable[..., tuple[Any, ...] | None]
 
 
 class Session:
@@ -110,22 +109,7 @@ class Session:
 
     def handler_of(self, method: Method) -> Handler:
         """The function for a method."""
-        owners = (
-            self.machine_requests,
-            self.channel_requests,
-            self.address_requests,
-            self.connection_requests,
-            self.receive_requests,
-            self.file_requests,
-            self.filter_requests,
-            self.network_requests,
-            self.bus_requests,
-            self.driver_requests,
-            self.operation_requests,
-        )
-        name = method.name.replace(".", "_")
-        found: Handler = next(getattr(owner, name) for owner in owners if hasattr(owner, name))
-        self._handlers[method] = found
+        found = self._handlers[method] = find_handler(self, method)
         return found
 
     @property
@@ -180,23 +164,8 @@ class Session:
         self.is_open = False
         self._ready.clear()
         reason = self._farewell[1] if self._farewell else "the client went away"
-        owners = (
-            self.filter_requests,
-            self.driver_requests,
-            self.bus_requests,
-            self.channel_requests,
-            self.connection_requests,
-            self.address_requests,
-            self.file_requests,
-            self.questions,
-            self.receive_requests,
-            self.machine_requests,
-        )
-        for owner in owners:
-            try:
-                owner.close_all(f"{self} ended: {reason}")
-            except Exception as error:  # noqa: BLE001 -- the others still have to be closed, and the daemon goes on
-                self._log.error("session.not_closed", exc_info=error)
+        for error in close_everything(self, f"{self} ended: {reason}"):
+            self._log.error("session.not_closed", exc_info=error)
         self.pending.clear()
         if self._farewell is not None:
             self.stream.put(encode_notification(GOODBYE, int(self._farewell[0]), self._farewell[1][:1024]))
