@@ -13,7 +13,7 @@ from clients.direct import DirectEnd
 from clients.direct_calls import DirectCall, DirectPacket, DirectPost
 from clients.direct_rings import ring_fence
 from clients.driver import DriverSend, DriverState
-from clients.inbox import AddressState, ChannelState, Datagram, EndState, OfferState, ReceivedPacket
+from clients.inbox import ChannelState, EndState, OfferState, ReceivedPacket
 from clients.memory import Buffer, MachineMemory, gather, pages_named
 from clients.protocol import GRANT, Call, ClientProtocol, RequestFailed, hello_arguments
 from emulator.memory import GpaRange, GuestMemory, Mdl
@@ -22,10 +22,6 @@ from emulator.vmbus.endpoint import Side
 from emulator.wire.method import DO_NOT_QUEUE
 from emulator.wire.runs import pack_mdl_chain, pack_pfns, unpack_pfns
 from emulator.wire.schema import (
-    ADDRESS_CLOSE,
-    ADDRESS_OPEN,
-    ADDRESS_QUERY,
-    ADDRESS_SEND_DATAGRAM,
     CHANNEL_CLOSE,
     CHANNEL_OFFER,
     CHANNEL_OFFER_DIRECT,
@@ -333,54 +329,7 @@ def fail(protocol: ClientProtocol, packet: ReceivedPacket | DirectPacket) -> Non
     packet.completed = True
 
 
-# ---- addresses
-
-
-def open_address(protocol: ClientProtocol, machine: int, network: str, local: tuple[str, int], share: bool) -> Call:
-    """Open an address object; builds its AddressState and what it is bound to."""
-
-    def build(result: tuple[Any, ...]) -> tuple[AddressState, tuple[str, int]]:
-        number, host, port, packets, byte_count = result
-        state = AddressState(number, (packets, byte_count), GRANT, machine, network)
-        protocol.add_address(state)
-        return state, (host, port)
-
-    def undo(result: tuple[Any, ...]) -> None:
-        if call.built is not None:
-            close_address(protocol, call.built[0])
-        else:
-            protocol.call(ADDRESS_CLOSE, result[0])
-
-    call = protocol.call(ADDRESS_OPEN, machine, network, local[0], local[1], share, *GRANT, build=build, undo=undo)
-    return call
-
-
-def close_address(protocol: ClientProtocol, state: AddressState) -> Call | None:
-    """Close an address; None when it is closed already."""
-    if state.closed is not None:
-        return None
-    call = protocol.call(ADDRESS_CLOSE, state.number)
-    protocol.drop_address(state)
-    return call
-
-
-def send_datagram(protocol: ClientProtocol, state: AddressState, data: bytes, destination: tuple[str, int]) -> Call:
-    """TDI_SEND_DATAGRAM."""
-    host, port = destination
-    cost = len(data) + PACKET_OVERHEAD_BYTES
-    return protocol.call_in_window(state, cost, ADDRESS_SEND_DATAGRAM, state.number, host, port, bytes(data))
-
-
-def take_datagram(protocol: ClientProtocol, state: AddressState) -> Datagram:
-    """The oldest datagram of an address's inbox, its room given back."""
-    datagram: Datagram = state.items.popleft()
-    protocol.taken(state, len(datagram.data) + PACKET_OVERHEAD_BYTES)
-    return datagram
-
-
-def query_address(protocol: ClientProtocol, state: AddressState, query_type: int, buffer_bytes: int) -> Call:
-    """TDI_QUERY_INFORMATION."""
-    return protocol.call(ADDRESS_QUERY, state.number, query_type, buffer_bytes)
+# ---- how requests of TDI end
 
 
 def raise_on_error(status: int, information: int, message: str) -> IoStatus:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from clients import connection_calls, file_calls, network_calls, requests
+from clients import address_calls, connection_calls, file_calls, network_calls, requests
 from clients.calls import RequestFailed
 from clients.inbox import AddressState, Datagram
 from clients.requests import IoStatus
@@ -77,7 +77,7 @@ class Address(Receiving):
 
     def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
-        call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
+        call = address_calls.send_datagram(self._connection.protocol, self._state, data, destination)
         return requests.raise_on_error(*self._connection.finish(call))
 
     def submit(
@@ -123,7 +123,7 @@ class Address(Receiving):
 
     def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on this address; the structure's bytes."""
-        call = requests.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
+        call = address_calls.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
         return requests.query_answer(self._connection.finish(call))
 
     def __iter__(self) -> Address:
@@ -131,13 +131,13 @@ class Address(Receiving):
 
     def __next__(self) -> Datagram:
         self._connection.wait_for_item(self._state)
-        datagram = requests.take_datagram(self._connection.protocol, self._state)
+        datagram = address_calls.take_datagram(self._connection.protocol, self._state)
         self._connection.flush()
         return datagram
 
     def close(self) -> None:
         """Close it; sends still waiting end with CANCELLED."""
-        call = requests.close_address(self._connection.protocol, self._state)
+        call = address_calls.close_address(self._connection.protocol, self._state)
         if call is not None:
             self._connection.finish(call)
 

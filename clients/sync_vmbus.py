@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from clients import connection_calls, file_calls, filter_calls, requests, taking
+from clients import address_calls, connection_calls, file_calls, filter_calls, requests, taking
 from clients.calls import RequestFailed
 from clients.direct import DirectEnd
 from clients.direct_calls import DirectPacket
@@ -143,7 +143,7 @@ class Machine:
         self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
     ) -> Address:
         """Open a transport address: on real UDP sockets, or on a segment by its name. Port 0 takes a free one."""
-        call = requests.open_address(self._connection.protocol, self.number, network, local, share)
+        call = address_calls.open_address(self._connection.protocol, self.number, network, local, share)
         self._connection.finish(call)
         return Address(self._connection, *call.built)
 

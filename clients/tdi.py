@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from clients import connection_calls, file_calls, network_calls, requests
+from clients import address_calls, connection_calls, file_calls, network_calls, requests
 from clients.calls import RequestFailed
 from clients.inbox import AddressState, Datagram
 from clients.protocol import ConnectionLost
@@ -78,7 +78,7 @@ class Address(Receiving):
 
     async def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""
-        call = requests.send_datagram(self._connection.protocol, self._state, data, destination)
+        call = address_calls.send_datagram(self._connection.protocol, self._state, data, destination)
         return requests.raise_on_error(*await self._connection.finish(call))
 
     async def submit(
@@ -124,7 +124,7 @@ class Address(Receiving):
 
     async def query(self, query_type: int, *, buffer_bytes: int = 4096) -> bytes:
         """TDI_QUERY_INFORMATION on this address; the structure's bytes."""
-        call = requests.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
+        call = address_calls.query_address(self._connection.protocol, self._state, query_type, buffer_bytes)
         return requests.query_answer(await self._connection.finish(call))
 
     def __aiter__(self) -> Address:
@@ -138,14 +138,14 @@ class Address(Receiving):
                     raise ConnectionLost(str(self._connection.protocol.lost))
                 raise StopAsyncIteration
             await self._connection.wait_for(state)
-        datagram = requests.take_datagram(self._connection.protocol, state)
+        datagram = address_calls.take_datagram(self._connection.protocol, state)
         if self._connection.protocol.outgoing:
             self._connection.flush()
         return datagram
 
     async def close(self) -> None:
         """Close it; sends still waiting end with CANCELLED."""
-        call = requests.close_address(self._connection.protocol, self._state)
+        call = address_calls.close_address(self._connection.protocol, self._state)
         if call is not None:
             await self._connection.finish(call)
 

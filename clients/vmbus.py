@@ -9,7 +9,7 @@ from uuid import UUID
 
 import trio
 
-from clients import connection_calls, file_calls, filter_calls, remote_memory, requests, taking
+from clients import address_calls, connection_calls, file_calls, filter_calls, remote_memory, requests, taking
 from clients.bus import BusGuest, attach_bus
 from clients.driver import ChannelCallbacks
 from clients.files import File
@@ -147,7 +147,7 @@ class Machine:
         self, local: tuple[str, int] = ("0.0.0.0", 0), *, network: str = "udp", share: bool = False
     ) -> Address:
         """Open a transport address: on real UDP sockets, or on a segment by its name. Port 0 takes a free one."""
-        call = requests.open_address(self._connection.protocol, self.number, network, local, share)
+        call = address_calls.open_address(self._connection.protocol, self.number, network, local, share)
         await self._connection.finish(call)
         return Address(self._connection, *call.built)
 

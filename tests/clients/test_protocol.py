@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients import requests, taking
+from clients import address_calls, requests, taking
 from clients.calls import Post
 from clients.inbox import AddressState, ChannelState, OfferState
 from clients.protocol import GRANT, Call, ClientProtocol, ConnectionLost, RequestFailed, hello_arguments
@@ -112,7 +112,7 @@ class Daemon:
         return requests.open_channel(self.protocol, 1, INTERFACE, None, wait=True, ring_pages=(0, 0))
 
     def address(self, number: int = 1, packets: int = 8, byte_count: int = 65536) -> AddressState:
-        call = requests.open_address(self.protocol, 1, "udp", ("127.0.0.1", 0), False)
+        call = address_calls.open_address(self.protocol, 1, "udp", ("127.0.0.1", 0), False)
         self.heard()
         self.answer(call, number, "127.0.0.1", 5000, packets, byte_count)
         state: AddressState = call.built[0]
@@ -166,7 +166,7 @@ def test_a_status_nobody_knows_keeps_its_number_in_the_text() -> None:
 
 def test_answers_in_any_order_find_their_requests() -> None:
     daemon = Daemon()
-    calls = [requests.query_address(daemon.protocol, AddressState(n, (1, 1), GRANT), n, 64) for n in range(4)]
+    calls = [address_calls.query_address(daemon.protocol, AddressState(n, (1, 1), GRANT), n, 64) for n in range(4)]
     for call, text in zip(reversed(calls), "dcba", strict=True):
         daemon.answer(call, 0, 0, text, b"")
     assert [call.outcome()[2] for call in calls] == ["a", "b", "c", "d"]
@@ -258,7 +258,7 @@ def test_an_offer_an_address_and_pages_for_nobody_are_given_back(answered_first:
     protocol = daemon.protocol
     calls = [
         requests.offer_channel(protocol, 1, INTERFACE, None, pipe=False),
-        requests.open_address(protocol, 1, "udp", ("127.0.0.1", 0), False),
+        address_calls.open_address(protocol, 1, "udp", ("127.0.0.1", 0), False),
         requests.allocate_pages(protocol, 1, 2),
     ]
     answers: list[tuple[Any, ...]] = [(4, INSTANCE.bytes_le), (5, "127.0.0.1", 7, 8, 65536), (pack_pfns((8, 9)),)]
@@ -364,14 +364,14 @@ def test_a_channel_without_room_holds_up_no_other_channel_and_no_address() -> No
     daemon.send(full)
     assert daemon.methods() == []
     daemon.send(free)
-    requests.send_datagram(daemon.protocol, address, b"x", ("127.0.0.1", 9))
+    address_calls.send_datagram(daemon.protocol, address, b"x", ("127.0.0.1", 9))
     assert daemon.methods() == [PACKET_SEND, ADDRESS_SEND_DATAGRAM]
 
 
 def test_the_answer_to_a_datagram_gives_its_room_back() -> None:
     daemon = Daemon()
     address = daemon.address(packets=1)
-    first, second = (requests.send_datagram(daemon.protocol, address, b"x", ("127.0.0.1", 9)) for _ in range(2))
+    first, second = (address_calls.send_datagram(daemon.protocol, address, b"x", ("127.0.0.1", 9)) for _ in range(2))
     assert daemon.methods() == [ADDRESS_SEND_DATAGRAM]
     daemon.answer(first, 0, 1, "")
     assert daemon.methods() == [ADDRESS_SEND_DATAGRAM]
@@ -401,7 +401,7 @@ def test_room_of_taken_datagrams_counts_their_overhead() -> None:
     assert state.dropped == 3
     notices = []
     for _ in range(GRANT[0]):
-        datagram = requests.take_datagram(daemon.protocol, state)
+        datagram = address_calls.take_datagram(daemon.protocol, state)
         assert datagram == (bytes(5000), ("127.0.0.1", 53), 0x20)
         notices += daemon.notices()
     assert notices[0] == (ADDRESS_WINDOW, (1, 104, 104 * 5064)), "half of the bytes come before half of the packets"
@@ -567,7 +567,7 @@ def test_everything_under_way_ends_with_the_connection() -> None:
     daemon = Daemon(outstanding=3)
     state, address, offer = daemon.channel(packets=1), daemon.address(), daemon.offer()
     sent, waiting = daemon.send(state), daemon.send(state)
-    datagram = requests.send_datagram(daemon.protocol, address, b"x", ("127.0.0.1", 9))
+    datagram = address_calls.send_datagram(daemon.protocol, address, b"x", ("127.0.0.1", 9))
     post = daemon.protocol.post(state, [bytes(8)])
     ping, held = daemon.protocol.call(PING), daemon.protocol.call(PING)
     touched = daemon.protocol.lose(ConnectionLost("cable cut"))

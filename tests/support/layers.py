@@ -111,6 +111,7 @@ BELOW_DAEMON = (
 CLIENT_SHARED = (
     "clients.memory",
     "clients.requests",
+    "clients.address_calls",
     "clients.network_calls",
     "clients.unix",
     "clients.busy_poll",
