@@ -25,6 +25,7 @@ from clients import (
 from emulator.status import NtStatus
 from emulator.tdi.constants import QueryType, ReceiveFlags
 from emulator.tdi.constants import SendFlags as TdiSendFlags
+from tests.daemon.raw import GRANT, raw_client
 from tests.support.processes import start_daemon
 
 THERE = ("10.0.0.2", 700)
@@ -268,6 +269,50 @@ async def test_handlers_take_a_part_and_hand_over_a_request(tmp_path: Path) -> N
         await far.set_handler(TdiEvent.RECEIVE, None)
         await here.send(b"without a handler")
         assert await there.receive() == b"without a handler"
+
+
+@pytest.mark.parametrize("event", [TdiEvent.CONNECT, TdiEvent.RECEIVE])
+async def test_cl3_a_client_that_dies_in_a_handler_ends_what_hung_on_its_answer(
+    tmp_path: Path, event: TdiEvent
+) -> None:
+    """Its time is far from over: the session's end is what counts."""
+    limits = "[limits]\nhandler_seconds = 1000\n"
+    async with start_daemon(tmp_path, limits) as daemon, connect(daemon.socket_path) as attached:
+        near = await (await attached.machine("vm1")).open_address(network="lan")
+        async with raw_client(daemon.socket_path) as dying:
+            await dying.attach("vm2")
+            await dying.call("address.open", 1, "lan", *THERE, True, *GRANT)
+            for each in (TdiEvent.CONNECT, TdiEvent.RECEIVE):
+                await dying.call("address.set_event_handler", 1, int(each), 1, 0)
+            number, *_ = await dying.call("connection.open", 1, "lan", 7)
+            await dying.call("connection.associate", number, 1)
+            here = await near.open_connection()
+
+            async def connecting() -> None:
+                if event is TdiEvent.RECEIVE:
+                    await here.connect(THERE, timeout_seconds=100)
+                    await here.send(b"never taken")
+                    with pytest.raises(RequestFailed) as reset:
+                        await here.receive()
+                    assert reset.value.status is NtStatus.CONNECTION_RESET
+                else:
+                    with pytest.raises(RequestFailed) as refused:
+                        await here.connect(THERE, timeout_seconds=100)
+                    assert refused.value.status is NtStatus.CONNECTION_REFUSED
+
+            async def die() -> None:
+                msgid, _ = await dying.question("address.event")
+                if event is TdiEvent.RECEIVE:
+                    more = int(NtStatus.MORE_PROCESSING_REQUIRED)
+                    await dying.respond(msgid, more, 0, 1, 0, number, 7, b"")
+                    _, args = await dying.question("address.event")
+                    assert args[1] == TdiEvent.RECEIVE
+                dying.close()
+
+            with trio.fail_after(30):
+                await both(connecting, die)
+        again = await (await attached.machine("vm2")).open_address(THERE, network="lan")
+        assert again.local == THERE, "nothing of it is left"
 
 
 def serve_sync(socket_path: Path, listening: threading.Event) -> None:

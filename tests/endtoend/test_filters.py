@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 import clients.sync
 from clients import (
@@ -100,6 +101,57 @@ async def test_t7_t9_a_filter_sees_every_kind_of_request(tmp_path: Path, network
         assert (query.minor, query.code) == (MinorFunction.QUERY_INFORMATION, QueryType.ADDRESS_INFO)
         assert len({send.file, query.file, cleanup.file}) == 1
         assert (await anext(aiter(far))).data == b"seen"
+
+
+@pytest.mark.parametrize("network", ["lan", "tcp"])
+async def test_t7_t9_a_filter_sees_connections_denies_them_and_leads_them_elsewhere(
+    tmp_path: Path, network: str
+) -> None:
+    here, there = HOSTS.get(network, HOSTS["udp"])
+    async with three_programs(tmp_path) as (_, client, other):
+        far = await (await client.machine("vm2")).open_address((there, 0), network=network)
+        machine = await client.machine("vm1")
+        near = await machine.open_address((here, 0), network=network)
+
+        def judge(_: Filter, request: FilterRequest) -> None:
+            if request.minor == MinorFunction.CONNECT and request.remote == (there, 1):
+                request.end(NtStatus.ACCESS_DENIED)
+            elif request.minor == MinorFunction.CONNECT:
+                request.change(remote=far.local)
+            elif request.minor == MinorFunction.SEND:
+                request.change(data=request.data.upper())
+            else:
+                request.pass_on()
+
+        top = await (await other.machine("vm1")).attach_filter(network)
+        async with judging(top, judge) as seen, trio.open_nursery() as nursery:
+            opened = await near.open_connection()
+            with pytest.raises(RequestFailed) as denied:
+                await opened.connect((there, 1))
+            assert denied.value.status is NtStatus.ACCESS_DENIED
+            listening = await far.open_connection()
+            nursery.start_soon(listening.listen)
+            await trio.testing.wait_all_tasks_blocked()
+            await opened.connect((there, 2))  # which is led to the one that listens
+            await opened.send(b"loud")
+            assert await listening.receive() == b"LOUD"
+            await listening.send(b"answer")
+            assert await opened.receive() == b"answer"
+            await opened.disconnect(abort=True)
+            await opened.close()
+            while not seen[-1].is_cleanup:
+                await trio.lowlevel.checkpoint()
+        internal = [each for each in seen if each.major == MajorFunction.INTERNAL_DEVICE_CONTROL]
+        assert [each.minor for each in internal] == [
+            MinorFunction.ASSOCIATE_ADDRESS,
+            MinorFunction.CONNECT,
+            MinorFunction.CONNECT,
+            MinorFunction.SEND,
+            MinorFunction.RECEIVE,
+            MinorFunction.DISCONNECT,
+        ]
+        assert {each.kind for each in internal} == {FileKind.CONNECTION}
+        assert internal[3].data == b"loud"
 
 
 @both
