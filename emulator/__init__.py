@@ -17,8 +17,9 @@ control        the 29 messages of the bus, and both ends of that conversation   
 packet         what stands in a ring: descriptor, ranges, payload                  ``vmbus/packets.py``
 ring           one direction of a channel, in guest memory                         ``vmbus/ring.py``
 endpoint       one end of an open channel: KMCL packet semantics over two rings    ``vmbus/endpoint.py``
-offer,         a channel to be had; one opening of it, with an end for each side   ``daemon/channels.py``,
-channel                                                                            ``daemon/channel_side.py``
+offer          a channel to be had                                                 ``daemon/offers.py``
+channel        one opening of an offer, with an end for each side                  ``daemon/channels.py``,
+                                                                                   ``daemon/channel_side.py``
 driver         a channel with KMCL's life cycle and callbacks                      ``vmbus/life_cycle.py``,
 channel                                                                            ``daemon/driver.py``
 the buses      what offers, opens and closes channels, by control messages alone   ``daemon/bus.py``

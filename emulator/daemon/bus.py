@@ -16,10 +16,11 @@ from uuid import UUID
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
 from emulator.daemon.bus_guest_rings import BusGuestRings
 from emulator.daemon.bus_view import describe_bus, describe_offers
-from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.channels import Channel
 from emulator.daemon.gpadls import MachineGpadls
 from emulator.daemon.guest_pages import GuestPages
 from emulator.daemon.log import logger
+from emulator.daemon.offers import Offer
 from emulator.daemon.violations import Tally, Violations
 from emulator.memory import AddressOutsideMemory, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused, describe_status

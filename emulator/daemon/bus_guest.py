@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from emulator.daemon.channel_side import ChannelSide, DirectEnd
-from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.channels import Channel
 from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
 from emulator.daemon.guest_pages import PROCESSORS, GuestPages
+from emulator.daemon.offers import Offer
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.bus_link import Effect
 from emulator.vmbus.endpoint import Side

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel
-from emulator.daemon.channels import Offer
 from emulator.daemon.log import logger
+from emulator.daemon.offers import Offer
 from emulator.memory import AddressOutsideMemory
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.bus_link import Effect

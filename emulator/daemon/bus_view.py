@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from emulator.daemon.channels import Offer
+from emulator.daemon.offers import Offer
 from emulator.daemon.violations import Tally
 from emulator.vmbus.host_view import BusView, ChannelView
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from emulator.daemon.channel_side import ChannelSide, DirectEnd
-from emulator.daemon.channels import Channel, Offer, refuse_if_open
+from emulator.daemon.channels import Channel
 from emulator.daemon.machine_requests import stale_or_unknown
+from emulator.daemon.offers import Offer, refuse_if_open
 from emulator.daemon.pending import OpenRequest, PendingOpen, PendingOpening, PendingPacket, PendingRun
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import SendOutcome, Side

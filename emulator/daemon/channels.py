@@ -1,4 +1,4 @@
-"""Offers, and openings of them: ring pages in guest memory with an endpoint at each end.
+"""Openings of offers: ring pages in guest memory with an endpoint at each end.
 
 Nothing here opens or closes a channel by itself: ``bus`` does, through the control conversation of the machine's two
 buses, and says here what came of it.
@@ -10,19 +10,17 @@ import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from emulator.daemon.channel_side import ChannelSide, DirectEnd, Grant
 from emulator.daemon.doorbells import DaemonDoorbell, doorbell_pair
 from emulator.daemon.hosted_endpoint import hosted_endpoint
 from emulator.daemon.log import logger
+from emulator.daemon.offers import Offer
 from emulator.daemon.uncompleted import uncompleted
-from emulator.daemon.violations import Tally
 from emulator.memory import PAGE_SIZE, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, EndpointLimits, Side
 from emulator.vmbus.gpadl import RingPages
-from emulator.vmbus.offers import OfferParameters, PipeMode
 from emulator.vmbus.profile import ChannelProfile
 from emulator.vmbus.ring import (
     RingMemory,
@@ -31,67 +29,12 @@ from emulator.vmbus.ring import (
 )
 from emulator.wire.codec import encode_notification
 from emulator.wire.runs import pack_pfns
-from emulator.wire.schema import CHANNEL_OPENED, CHANNEL_OPENED_DIRECT, OFFER_RESCINDED
+from emulator.wire.schema import CHANNEL_OPENED, CHANNEL_OPENED_DIRECT
 
 if TYPE_CHECKING:
     from emulator.daemon.driver import Driver
     from emulator.daemon.driver_guest import GuestDriver
-    from emulator.daemon.driver_host import HostDriver
-    from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
-
-
-class Offer:
-    """A channel that a host's session offers on a machine; open to one guest at a time."""
-
-    def __init__(
-        self, machine: Machine, session: Session, interface: UUID, instance: UUID, pipe: bool, grant: Grant | None
-    ) -> None:
-        self.machine = machine
-        self.session = session
-        self.interface = interface
-        self.instance = instance
-        self.pipe = pipe
-        self.grant = grant  # None for a host that works its rings itself
-        self.number = 0  # in the host's session
-        self.key = 0  # on the host bus
-        self.channel_id: int | None = None  # on the guest bus, once it has been offered there
-        self.channel: Channel | None = None
-        self.mistakes = Tally()  # of its guests, since the last bus guest came
-        self.driver: HostDriver | None = None  # of a host with a life cycle
-        self.mmio = 0, 0  # address and bytes
-
-    def parameters(self, *, uses_monitor: bool) -> OfferParameters:
-        """What the bus says of it."""
-        pipe = PipeMode.MESSAGE if self.pipe else None
-        offered = OfferParameters(self.interface, self.instance, pipe=pipe, uses_monitor=uses_monitor)
-        return offered if self.driver is None else self.driver.offered(offered)
-
-    def __str__(self) -> str:
-        return f"channel {self.interface} (instance {self.instance}) of machine {self.machine.name}"
-
-    def tell_rescinded(self, reason: str) -> None:
-        """The daemon took it away: its host hears of it. A driver's end hears by its callbacks."""
-        if self.driver is None:
-            told = encode_notification(OFFER_RESCINDED, self.number, int(NtStatus.DEVICE_REMOVED), reason[:1000])
-            self.session.put(told)
-
-    def describe(self) -> dict[str, Any]:
-        """What ``vmbusctl channels`` shows of it."""
-        entry: dict[str, Any] = {
-            "machine": self.machine.name,
-            "interface": str(self.interface),
-            "instance": str(self.instance),
-            "state": "open" if self.channel is not None else "offered",
-            "pipe": self.pipe,
-            "name": self.driver.values.friendly_name if self.driver is not None else "",
-            "host": str(self.session),
-            "host_mode": "hosted" if self.grant is not None else "direct",
-            "violations": self.mistakes.latest(),
-        }
-        if self.channel is not None:
-            entry |= self.channel.describe()
-        return entry
 
 
 class Channel:
@@ -385,13 +328,3 @@ def unread_bytes(ring: RingMemory) -> int | None:
     """What stands in a ring and was not taken out; None where its indices mean nothing."""
     end, start = ring.control[0], ring.control[1]
     return (end - start) % ring.data_bytes if max(end, start) < ring.data_bytes else None
-
-
-def refuse_if_open(offer: Offer) -> None:
-    """Refuse a second opening, and say who has the first."""
-    if offer.channel is not None:
-        holder = offer.channel.holder
-        raise Refused(
-            NtStatus.INVALID_DEVICE_STATE,
-            f"{offer} is already open: {holder} has it; close it there, or offer another instance",
-        )

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from emulator.daemon.channel_side import ChannelSide, DirectEnd, Grant
-from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.channels import Channel
 from emulator.daemon.log import logger
+from emulator.daemon.offers import Offer
 from emulator.memory import PAGE_SIZE
 from emulator.status import Misuse, NtStatus, known_status
 from emulator.vmbus.channel_setup import SetupValues

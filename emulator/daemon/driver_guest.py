@@ -6,8 +6,9 @@ from uuid import UUID
 
 import trio
 
-from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.channels import Channel
 from emulator.daemon.driver import Driver
+from emulator.daemon.offers import Offer
 from emulator.daemon.pending import OpenRequest
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.life_cycle import Phase

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import trio
 
-from emulator.daemon.channels import Offer
 from emulator.daemon.driver import Driver
+from emulator.daemon.offers import Offer
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.channel_setup import ServerInitFlags
 from emulator.vmbus.life_cycle import Effect, Phase

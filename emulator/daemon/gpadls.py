@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from emulator.daemon.channels import Offer
 from emulator.daemon.log import logger
+from emulator.daemon.offers import Offer
 from emulator.memory import GpaRange
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.vmbus.bus_link import Effect

@@ -14,12 +14,13 @@ import trio
 from emulator.config import Config, MachineConfig
 from emulator.daemon.bus import MachineBus
 from emulator.daemon.channel_side import ChannelSide, DirectEnd
-from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.channels import Channel
 from emulator.daemon.counters import Counters
 from emulator.daemon.datagrams import Datagrams
 from emulator.daemon.log import logger
 from emulator.daemon.memfile import MemoryFile
 from emulator.daemon.mmio import MmioSpace
+from emulator.daemon.offers import Offer
 from emulator.daemon.quotas import Quotas
 from emulator.memory import PageAllocator, PagedOut
 from emulator.status import NtStatus, PeerViolation, Refused

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from emulator.daemon.channel_side import ChannelSide
-from emulator.daemon.channels import Channel, Offer
+from emulator.daemon.channels import Channel
 from emulator.daemon.obligations import Patient
+from emulator.daemon.offers import Offer
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import Completed
 from emulator.wire.codec import encode_error, encode_response
