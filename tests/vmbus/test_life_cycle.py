@@ -286,6 +286,28 @@ def test_another_callback_that_takes_too_long_is_gone_on_without(stuck: Callback
     assert life.phase in (P.POST_STARTING, P.ACTIVE)
 
 
+def test_a_suspend_that_takes_too_long_waits_for_packets_and_for_nothing_else() -> None:
+    for told_meanwhile in (True, False):
+        life = active(Side.HOST)
+        life.pause(0)
+        if told_meanwhile:
+            assert life.drained(1) == [], "Suspend runs still"
+        expired = life.time_passed(100)
+        assert expired == ([E.EXPIRED, E.NOW_PAUSED] if told_meanwhile else [E.EXPIRED])
+        if not told_meanwhile:
+            assert life.drained(101) == [E.NOW_PAUSED]
+        assert life.phase is P.PAUSED
+
+
+def test_a_closed_that_takes_too_long_is_gone_on_without() -> None:
+    life = active(Side.GUEST)
+    life.pause(0)
+    back(life, C.SUSPEND)
+    life.drained(0)
+    life.disable(0)
+    assert life.time_passed(100) == [E.EXPIRED, E.LEAVE, E.NOW_DISABLED]
+
+
 @SIDES
 def test_a_driver_that_is_gone_is_asked_for_nothing_more(side: Side) -> None:
     life = active(side)
