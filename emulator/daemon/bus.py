@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd
+from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd, refuse_if_taken, ring_host_of
 from emulator.daemon.bus_guest_rings import BusGuestRings
 from emulator.daemon.bus_view import describe_bus, describe_offers
 from emulator.daemon.channels import Channel
@@ -173,16 +173,7 @@ class MachineBus:
 
     def attach(self, session: Session, number: int) -> None:
         """A session takes the guest side, which starts over; ``number`` is the machine's there. Raises Refused."""
-        if self.bus_guest is not None:
-            text = f"{self._machine} has a bus guest already: {self.bus_guest.session}"
-            raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
-        for offer in self._offers.values():
-            if offer.channel is not None:
-                text = f"{offer} is open: {offer.channel.holder} has it; close it there, for a bus guest takes them all"
-                raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
-        for waiting in self._machine.waiting:
-            text = f"{waiting.session} waits for channel {waiting.wanted} of {self._machine}; cancel that first"
-            raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
+        refuse_if_taken(self._machine, self.bus_guest, self._offers.values())
         self._start_over("")
         for offer in self._offers.values():
             offer.mistakes = Tally()  # what went wrong before was another guest's
@@ -261,7 +252,7 @@ class MachineBus:
                     return ()
                 return self._host.device_closed(key)
             case SignalDevice(offer_key=key):
-                self._ring_host(self._offers[key])
+                ring_host_of(self._offers[key])
             case ScanInterruptPage(page_gpa=page):
                 return self._scan(page)
             case GpadlOffered(offer_key=key, gpadl_id=gpadl, ranges=ranges):
@@ -324,11 +315,6 @@ class MachineBus:
             return None
         return status
 
-    @staticmethod
-    def _ring_host(offer: Offer) -> None:
-        if isinstance(offer.channel, BusGuestChannel) and offer.channel.is_open:
-            offer.channel.guest_end.ring_host()
-
     def _scan(self, page: int) -> Iterable[Effect]:
         """The guest rang the doorbell all channels share: which of them did it mean?"""
         channel_ids = self.bus_guest.pages.take_interrupt_bits(page) if self.bus_guest is not None else None
@@ -337,7 +323,7 @@ class MachineBus:
         # The page is not read: a doorbell too many does no harm, and one too few would.
         for offer in self._offers.values():
             with suppress(Refused):  # one whose guest has its doorbell rings that
-                self._ring_host(offer)
+                ring_host_of(offer)
         return ()
 
     def _check_ranges(self, offer: Offer, gpadl_id: int, ranges: tuple[GpaRange, ...]) -> int:

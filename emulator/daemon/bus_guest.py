@@ -38,6 +38,7 @@ from emulator.wire.codec import encode_notification
 from emulator.wire.schema import BUS_EVENT, BUS_MESSAGE
 
 if TYPE_CHECKING:
+    from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
 # Below 2.4 it looks to the guest like a version the host does not know; the log says what it was.
 CANNOT_CONNECT = PlatformResult(ConnectResult.UNKNOWN_FAILURE)
@@ -238,3 +239,23 @@ class BusGuestChannel(Channel):
         """What ``vmbusctl channels`` shows of it, with why its host's end stopped if it did."""
         entry = {**super().describe(), "guest_mode": "bus guest"}
         return entry if self.is_open else {**entry, "stopped": self.why_closed}
+
+
+def ring_host_of(offer: Offer) -> None:
+    """Ring the doorbell of a channel's host, if a bus guest has it open."""
+    if isinstance(offer.channel, BusGuestChannel) and offer.channel.is_open:
+        offer.channel.guest_end.ring_host()
+
+
+def refuse_if_taken(machine: Machine, holder: BusGuest | None, offers: Iterable[Offer]) -> None:
+    """Refuse another bus guest where anybody has the guest side of a channel, or waits for one."""
+    if holder is not None:
+        text = f"{machine} has a bus guest already: {holder.session}"
+        raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
+    for offer in offers:
+        if offer.channel is not None:
+            text = f"{offer} is open: {offer.channel.holder} has it; close it there, for a bus guest takes them all"
+            raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
+    for waiting in machine.waiting:
+        text = f"{waiting.session} waits for channel {waiting.wanted} of {machine}; cancel that first"
+        raise Refused(NtStatus.INVALID_DEVICE_STATE, text)
