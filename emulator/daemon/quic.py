@@ -15,7 +15,7 @@ import trio
 
 from emulator.config import QuicConfig
 from emulator.daemon.log import logger
-from emulator.daemon.quic_keys import Admission, KeysUnreadable, NotAdmitted
+from emulator.daemon.quic_keys import EXPIRED, Admission, KeysUnreadable, NotAdmitted
 from emulator.daemon.quic_stream import CONVERSATION, LINGER_SECONDS, QuicStream, RemoteClient
 from emulator.daemon.streams import Stream
 from emulator.remote import RemoteUnavailable, require_quic
@@ -30,7 +30,7 @@ SOCKET_BYTES = 4 * 1024 * 1024
 # The alert of TLS stands in the low byte of the error code.
 CRYPTO_ERROR, PROTOCOL_VIOLATION = 0x100, 0x0A
 # So often it is looked for sessions whose certificates have come to their end.
-EXPIRY_SECONDS = 30.0
+EXPIRY_SECONDS = 5.0
 
 
 class QuicUnusable(Exception):
@@ -78,7 +78,6 @@ class QuicListener:
         self._alarm = trio.CancelScope()
         self._timers: list[tuple[float, int, RemoteClient]] = []
         self._armed = 0
-        self._expiry_due = 0.0
 
     @property
     def place(self) -> str:
@@ -101,6 +100,7 @@ class QuicListener:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                nursery.start_soon(self._end_expired)
                 while True:
                     with trio.CancelScope() as self._alarm:
                         self._alarm.deadline = self._next_deadline()
@@ -111,6 +111,20 @@ class QuicListener:
         finally:
             self._nursery = None
             self.close()
+
+    async def _end_expired(self) -> None:
+        """A certificate lets its client in for as long as it is good, and not for longer."""
+        from emulator.remote.certificates import utc_now
+
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            for client in self.table.clients():
+                if client.expires is not None and client.expires <= utc_now() and not client.engine.is_over:
+                    text = "the certificate has expired; have a new one made with: vmbusctl keys add"
+                    client.engine.close(error_code=CRYPTO_ERROR + EXPIRED, reason_phrase=text)
+                    self._log.info("quic.expired", source=client.source)
+                    self._end_stream(client)
+                    self._transmit(client)
 
     def stop_accepting(self) -> None:
         """No new clients; those that are there are served until their sessions end."""

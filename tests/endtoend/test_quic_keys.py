@@ -163,6 +163,25 @@ async def test_a_revoked_key_loses_its_live_sessions_and_nobody_else_does(tmp_pa
             assert await other.inspect("channels", "vm1") == [], "what it had offered is gone"
 
 
+async def test_a_session_ends_with_its_certificate(tmp_path: Path) -> None:
+    async with start_remote(tmp_path) as remote:
+        where = remote.add("brief", days=8 / 86_400)
+        await reload_keys(remote)
+
+        async def outlive_it() -> None:
+            async with connect(remote.where, credentials=where) as attached:
+                offered = await (await attached.machine("vm1")).offer_channel(ECHO)
+                with (
+                    trio.fail_after(PATIENCE_SECONDS),
+                    pytest.raises(RequestFailed, match="the certificate has expired"),
+                ):
+                    await offered.opened()
+                await attached.ping()
+
+        with pytest.raises(ConnectionLost, match="the certificate has expired"):
+            await outlive_it()
+
+
 async def until_lost(attached: Connection) -> None:
     with trio.fail_after(PATIENCE_SECONDS):
         while True:
