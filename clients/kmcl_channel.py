@@ -24,7 +24,7 @@ from clients.kmcl_packet import Ends
 from clients.kmcl_receive import Receiving
 from clients.kmcl_types import VMB_CHANNEL_STATE_CHANGE_CALLBACKS
 from emulator.status import NtStatus
-from emulator.vmbus.profile import Side
+from emulator.vmbus.profile import ChannelProfile, Side
 
 if TYPE_CHECKING:
     from clients.driver_channel import DriverChannel
@@ -77,6 +77,7 @@ class VMBCHANNEL:
             suspend=self._suspended,
             pnp_failure=self._could_not_open,
         )
+        self._machine = machine
         side = Side.HOST if self.is_server else Side.GUEST
         return machine.allocate_channel(side, callbacks=callbacks, mode=self.device.mode)
 
@@ -85,6 +86,11 @@ class VMBCHANNEL:
         values = self.driver.setup.values
         self.driver = self._make(machine)
         self.driver.setup.values = values
+
+    @property
+    def profile(self) -> ChannelProfile:
+        """What its machine chose where the documents are silent."""
+        return self._machine.connection.protocol.profile_of(self._machine.number)
 
     # ---- callbacks
 

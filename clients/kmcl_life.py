@@ -131,11 +131,12 @@ def VmbChannelSetIncomingProcessingAtPassive(Channel: VMBCHANNEL, RequirePassive
 def VmbChannelSetTransactionQuota(Channel: VMBCHANNEL, Quota: int) -> None:
     """At most ``Quota`` packets of ``Channel`` are received and not completed; then none is delivered.
 
-    Raising it does not restart the queue, completing a packet does. Returns nothing. Raises Misuse for 0.
+    Raising it does not restart the queue, completing a packet does. Returns nothing. Raises Misuse for 0,
+    unless the machine's profile ignores it.
 
     Python: `clients.driver_channel.DriverChannel.set_transaction_quota`. Rules: Q1-Q4.
     """
-    if Quota <= 0:
+    if Quota <= 0 and Channel.profile.kmcl.raise_on_zero_quota:
         raise Misuse(f"VmbChannelSetTransactionQuota: a quota is above 0, not {Quota} (Q4)")
     Channel.do_later(lambda: Channel.driver.set_transaction_quota(Quota))
 

@@ -14,7 +14,6 @@ from clients.calls import ConnectionLost, RequestFailed
 from clients.kmcl_callbacks import EVT_VMB_PACKET_COMPLETION_ROUTINE
 from clients.kmcl_calls import call_back, refused, returns_status, status_of
 from emulator.status import Misuse, NtStatus, Refused
-from emulator.vmbus.profile import EndpointLimits
 
 if TYPE_CHECKING:
     from clients.kmcl_channel import VMBCHANNEL
@@ -158,7 +157,7 @@ def VmbPacketInitialize(Channel: VMBCHANNEL, VmbPacket: VMBPACKET, ByteCount: in
 
 def maximum_packet_bytes(Channel: VMBCHANNEL) -> int:
     """The largest buffer the channel sends."""
-    return Channel.driver.setup.values.packet_bytes or EndpointLimits().max_packet_bytes
+    return Channel.driver.setup.values.packet_bytes or Channel.profile.limits.max_packet_bytes
 
 
 def VmbChannelSizeofPacket(Channel: VMBCHANNEL) -> int:

@@ -33,6 +33,7 @@ from clients.kmcl import (
     VmbChannelDisable,
     VmbChannelPacketComplete,
     VmbChannelSendSynchronousRequest,
+    VmbChannelSetTransactionQuota,
     VmbChannelSizeofPacket,
     VmbPacketAllocate,
     VmbPacketFree,
@@ -45,6 +46,7 @@ from clients.kmcl import (
     VmbPacketSetCompletionRoutine,
     VmbPacketSetPointer,
 )
+from emulator.config import Config, MachineConfig, ProfileConfig
 from emulator.memory import Mdl
 from emulator.status import NtStatus
 from tests.clients.kmcl_drivers import MODES, WAIT, drivers, good
@@ -106,6 +108,19 @@ async def test_4_4_a_packet_in_memory_of_the_callers_needs_room_and_a_routine(tm
             await client.until(lambda number=number: len(client.ends) == number)  # type: ignore[misc] # bound at once
         with pytest.raises(Misuse, match="the caller's memory"):
             VmbPacketFree(packet)
+
+
+async def test_the_size_of_a_packet_and_what_a_quota_of_0_is_follow_the_machines_profile(tmp_path: Path) -> None:
+    chosen = ProfileConfig(channel={"max_packet_bytes": 64}, kmcl={"raise_on_zero_quota": False})
+    config = Config(machines={"vm1": MachineConfig(profile="small")}, profiles={"small": chosen})
+    async with drivers(tmp_path, config=config) as pair:
+        channel = pair.client.channel
+        assert VmbPacketInitialize(channel, VMBPACKET(), 64 + 8) is P3
+        good(VmbPacketInitialize(channel, VMBPACKET(), 64 + 9))
+        VmbChannelSetTransactionQuota(channel, 0)
+        await pair.open()
+        good(VmbPacketSend(pair.client.packet(), b"x", 1, None, WAIT))
+        await pair.client.until(lambda: len(pair.client.ends) == 1)
 
 
 @pytest.mark.windows("VmbPacketAllocate", "EvtVmbPacketCompletionRoutine")
