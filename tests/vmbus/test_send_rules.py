@@ -311,3 +311,11 @@ def test_k32_page_numbers_are_required() -> None:
 def test_plain_status_by_profile() -> None:
     plain = rules(KmclProfile(positional_statuses=False))
     refused(NtStatus.INVALID_PARAMETER, "K10", plain.external_mdl, 0, A, 0, 0, 0)
+
+
+def test_k6_k8_the_statuses_are_choices() -> None:
+    chosen = KmclProfile(
+        host_external_status=NtStatus.ACCESS_DENIED, too_large_for_ring_status=NtStatus.INSUFFICIENT_RESOURCES
+    )
+    refused(NtStatus.ACCESS_DENIED, "K6", rules(chosen, side=Side.HOST).packet, 0, A, WAIT)
+    refused(NtStatus.INSUFFICIENT_RESOURCES, "K8", rules(chosen, largest_cost=128).packet, 105, None, 0)

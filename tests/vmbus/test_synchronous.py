@@ -40,3 +40,13 @@ def test_y3_a_completion_that_does_not_fit() -> None:
     assert fit_completion(PROFILE, b"12345678", 4) == (NtStatus.BUFFER_OVERFLOW, b"1234")
     strict = KmclProfile(truncate_long_completions=False)
     assert fit_completion(strict, b"12345678", 4) == (NtStatus.BUFFER_OVERFLOW, b"")
+
+
+def test_y2_y3_the_statuses_are_choices() -> None:
+    chosen = KmclProfile(
+        synchronous_from_host_status=NtStatus.NOT_SUPPORTED, completion_buffer_status=NtStatus.BUFFER_TOO_SMALL
+    )
+    for side, buffer_bytes, status in ((Side.HOST, 0, "NOT_SUPPORTED"), (Side.GUEST, 7, "BUFFER_TOO_SMALL")):
+        with pytest.raises(Refused) as caught:
+            check_synchronous(side, chosen, 1, None, buffer_bytes)
+        assert caught.value.status is NtStatus[status]
