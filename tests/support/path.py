@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,7 +22,16 @@ SOCKET_BYTES = 4 * 1024 * 1024
 class NetworkPath:
     """Between one client and one daemon; ``where`` is what the client connects to."""
 
-    def __init__(self, target: str, seed: int, *, loss: float, delay_seconds: float, overtaking: float) -> None:
+    def __init__(
+        self,
+        target: str,
+        seed: int,
+        *,
+        loss: float,
+        delay_seconds: float,
+        overtaking: float,
+        near: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         host, _, port = target.removeprefix("quic://").rpartition(":")
         self._target = (host, int(port))
         self._random = random.Random(seed)
@@ -32,7 +42,7 @@ class NetworkPath:
         self.carried = 0
         self.lost = 0
         self._near = _socket()
-        self._near.bind(("127.0.0.1", 0))
+        self._near.bind(near)
         self._far = _socket()
         self._client: Any = None
         self._queue: list[tuple[float, int, bool, bytes]] = []
@@ -136,3 +146,15 @@ def _take(sock: socket.socket) -> tuple[bytes, Any] | None:
         return sock.recvfrom(65_536)
     except (BlockingIOError, ConnectionRefusedError):
         return None
+
+
+def main() -> None:
+    """Be such a path in a process of its own: ``python -m tests.support.path TARGET HOST PORT``, a bad one."""
+    target, host, port = sys.argv[1:]
+    path = NetworkPath(target, 1, loss=0.05, delay_seconds=0.025, overtaking=0.05, near=(host, int(port)))
+    print(f"carrying at {path.where}", flush=True)
+    trio.run(path.run)
+
+
+if __name__ == "__main__":
+    main()
