@@ -1,6 +1,6 @@
-"""A host and a guest that exchange numbered packets, each once and in order: ``python -m tests.endtoend.ordered SIDE COUNT``.
+"""A host and a guest that exchange numbered packets, each once and in order.
 
-The place and the credentials are in VMBUS_PLACE and VMBUS_CREDENTIALS.
+Run as ``python -m tests.endtoend.ordered SIDE COUNT``, for a guest with VMBUS_PLACE and VMBUS_CREDENTIALS.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ async def send_in_order(attached: Connection, machine: Machine, channel: Channel
         assert requests.completion(call) == checksum(number.to_bytes(8, "little"), external)
 
 
-async def test_ten_thousand_packets_with_external_data_arrive_once_and_in_order_over_a_bad_path(tmp_path: Path) -> None:
+async def test_packets_with_external_data_arrive_once_and_in_order_over_a_bad_path(tmp_path: Path) -> None:
     async with start_remote(tmp_path) as remote:
         async with (
             network_path(remote.where, loss=0.05, delay_seconds=0.025, overtaking=0.05) as path,
@@ -71,7 +71,7 @@ async def test_ten_thousand_packets_with_external_data_arrive_once_and_in_order_
                 nursery.start_soon(take_in_order, host, PACKETS, started)
                 await started.wait()
                 await send_in_order(attached, machine, await machine.open_channel(ECHO), PACKETS)
-            assert path.lost > 100
+            assert path.lost > 10
 
 
 async def test_a_client_whose_address_changes_goes_on(tmp_path: Path) -> None:
