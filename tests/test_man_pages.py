@@ -75,7 +75,8 @@ printf '%s\\n' "${COMPREPLY[@]}"
         assert said.stderr == ""
         return said.stdout.split()
 
-    assert complete("mach") == ["machines"]
+    assert complete("chan") == ["channels"]
+    assert complete("machine", "rem") == ["remove"]
     assert complete("send", "--ext") == ["--external"]
 
 
