@@ -46,7 +46,7 @@ def test_what_comes_soon_is_seen_without_sleeping() -> None:
 
 def test_it_looks_no_longer_than_it_was_told() -> None:
     world = World()
-    assert world.wait(BusyPoll(50e-6, world.clock)) == (52, 1)
+    assert world.wait(BusyPoll(50e-6, world.clock)) == (53, 1)
 
 
 def test_after_a_long_wait_it_sleeps_at_once_until_one_was_short() -> None:
@@ -77,7 +77,7 @@ def test_a_wait_goes_on_where_a_look_ended() -> None:
     world = World(sleeps=1.0)
     poll = BusyPoll(50e-6, world.clock)
     assert not poll.look_for(world.look)
-    assert world.looks == 51
+    assert world.looks == 52
     assert world.wait(poll) == (1, 1)  # it has looked for long enough
     assert not poll.look_for(world.look)  # waits are long here: no looking at all
     assert world.looks == 1
