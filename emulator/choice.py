@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields
 from enum import Enum
+from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
 from emulator.status import EmulatorError, NtStatus
@@ -113,9 +114,14 @@ def _converted(default: Any, value: Any) -> Any:
         if value is None:
             return None
     if isinstance(default, float) and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"a number like {shown(default)} is wanted, not one so large") from None
     if type(value) is not type(default):
         raise ValueError(f"a value like {shown(default)} is wanted, not {value!r}")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"a number is wanted, such as {shown(default)}, not {value!r}")
     return value
 
 

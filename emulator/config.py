@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from emulator.choice import ChoiceError, chosen
 from emulator.choices_document import PROFILES
+from emulator.config_section import Section
 from emulator.limits_config import LimitsConfig as LimitsConfig
 from emulator.limits_config import QuotaConfig as QuotaConfig
 from emulator.memory import PAGE_SIZE
@@ -37,15 +38,11 @@ Networks = Annotated[
 ]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 # Users by name or number, groups as "@name", keys of remote clients as "key:name", or "*" for every user of this host.
 Who = tuple[str | int, ...]
 
 
-class AccessConfig(_Section):
+class AccessConfig(Section):
     """Who may act on a machine; root and the daemon's own user always may. The socket's mode stands before all this."""
 
     # Open its channels, or be its bus guest.
@@ -56,7 +53,7 @@ class AccessConfig(_Section):
     datagram: Who = ("*",)
 
 
-class QuicConfig(_Section):
+class QuicConfig(Section):
     """Clients over UDP (QUIC), each with a key of its own; needs the extra [quic]. docs/remote-attach.md."""
 
     # The UDP port; off unless there is one. 0 takes a free one.
@@ -89,7 +86,7 @@ class QuicConfig(_Section):
         return self
 
 
-class ListenConfig(_Section):
+class ListenConfig(Section):
     """The Unix socket clients attach to, where no service manager opens it, and clients over UDP."""
 
     # Who can connect at all, in octal: the daemon's own user. 0660 lets a group in, 0666 everybody.
@@ -99,14 +96,14 @@ class ListenConfig(_Section):
     quic: QuicConfig = QuicConfig()
 
 
-class DaemonAccessConfig(_Section):
+class DaemonAccessConfig(Section):
     """Who may look after the daemon itself."""
 
     # Create and remove machines, change segments and the log's level, see everything.
     admin: Who = ()
 
 
-class MachineConfig(_Section):
+class MachineConfig(Section):
     """One simulated machine."""
 
     # Enough for a few channels and a megabyte or two of buffers; pages cost nothing until they are touched.
@@ -160,7 +157,7 @@ class MachineConfig(_Section):
         return {segment: str(ipaddress.ip_address(address)) for segment, address in value.items()}
 
 
-class ProfileConfig(_Section):
+class ProfileConfig(Section):
     """Other answers than the defaults where the documents are silent: what is named here, and the defaults else."""
 
     # What the ends of channels do.
@@ -185,7 +182,7 @@ class ProfileConfig(_Section):
         return value
 
 
-class UdpConfig(_Section):
+class UdpConfig(Section):
     """What real UDP sockets may do; where TCP sockets may be bound and reach is the same."""
 
     # Host addresses machines may bind. Reaching outside this machine must be a decision.
@@ -198,7 +195,7 @@ class UdpConfig(_Section):
     receive_buffer_bytes: int = Field(default=4 * 1024 * 1024, ge=4096, le=1024**3)
 
 
-class MetricsConfig(_Section):
+class MetricsConfig(Section):
     """Figures and health over HTTP, for a collector on the same host."""
 
     # Off unless somebody asks: a Unix socket ("unix:/run/vmbusd/metrics.sock"), or a loopback address and port.
@@ -234,7 +231,7 @@ class MetricsConfig(_Section):
         return value
 
 
-class ChannelConfig(_Section):
+class ChannelConfig(Section):
     """What the KMCL documents leave unpublished, for every channel; a guest and a host send within these."""
 
     # KMCL: VmbChannelInitSetMaximumPacketSize.
@@ -248,7 +245,7 @@ def _default_machines() -> dict[str, MachineConfig]:
     return {f"vm{n}": MachineConfig(segments={"lan": f"10.0.0.{n}"}) for n in (1, 2)}
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration. The default is two machines, vm1 and vm2, on one segment, lan."""
 
     machines: dict[Name, MachineConfig] = Field(default_factory=_default_machines)

@@ -139,7 +139,9 @@ def _named_place(text: str, place: Place, by_name: dict[str, Place]) -> tuple[Pl
 def _sentence(message: str, given: object) -> str:
     text = re.sub(r"^Input should be ", "must be ", message)
     text = text.replace("must be a valid", "must be a")
-    return f"{text}, not {given!r}" if isinstance(given, bool | int | float | str) else text
+    if isinstance(given, bool):
+        return f"{text}, not {str(given).lower()}"
+    return f"{text}, not {given!r}" if isinstance(given, int | float | str) else text
 
 
 def _unknown_key(place: Place) -> str:

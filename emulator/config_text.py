@@ -104,7 +104,7 @@ def json_schema() -> str:
     schema = Config.model_json_schema()
     schema["title"] = "Configuration of vmbusd"
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    models: dict[str, type[BaseModel]] = {"Config": Config, **_models(Config)}
+    models: dict[str, type[BaseModel]] = {"Config": Config, **models_below(Config)}
     for name, part in {"Config": schema, **schema.get("$defs", {})}.items():
         comments = comments_of(models[name])
         for key, described in part.get("properties", {}).items():
@@ -113,12 +113,13 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
-def _models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+def models_below(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Every section a model has, however deep, by its class name."""
     found: dict[str, type[BaseModel]] = {}
     for field in model.model_fields.values():
         for each in _models_in(field.annotation):
             if each.__name__ not in found:
-                found |= {each.__name__: each, **_models(each)}
+                found |= {each.__name__: each, **models_below(each)}
     return found
 
 

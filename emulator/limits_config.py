@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from emulator.config_section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class QuotaConfig(_Section):
+class QuotaConfig(Section):
     """What clients together may have of one machine; what is not named only [limits] bound. A reload applies it."""
 
     # Sessions attached to it.
@@ -31,7 +29,7 @@ class QuotaConfig(_Section):
     connections: int | None = Field(default=None, ge=0)
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """Bounds on everything a client can make grow."""
 
     # Machines made while the daemon runs count, too. Each takes a descriptor, and address space for its memory.

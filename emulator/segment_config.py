@@ -9,8 +9,9 @@ import ipaddress
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from emulator.config_section import Section
 from emulator.status import NtStatus, Refused
 from emulator.tdi.connection_profile import SEGMENT_CONNECTIONS, ConnectionMode
 from emulator.tdi.gateway import GATEWAY, GatewayPort
@@ -21,10 +22,6 @@ MachineName = Annotated[str, Field(min_length=1, max_length=63)]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 # A day: what takes longer is a mistake in the unit.
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _host_and_port(text: str) -> SocketAddress:
@@ -38,7 +35,7 @@ def _host_and_port(text: str) -> SocketAddress:
     return SocketAddress(str(ipaddress.ip_address(host.strip("[]"))), int(port))
 
 
-class GatewayPortConfig(_Section):
+class GatewayPortConfig(Section):
     """One tie between an address on the segment and one of the host; ``emulator/tdi/gateway.py`` says what it does."""
 
     # HOST:PORT on the segment.
@@ -67,14 +64,14 @@ class GatewayPortConfig(_Section):
         return GatewayPort(_host_and_port(self.inside), _host_and_port(self.outside), to, peer)
 
 
-class GatewayConfig(_Section):
+class GatewayConfig(Section):
     """A segment's way out. Bound are host addresses that [udp] lets machines bind, reached what it lets them reach."""
 
     # What is tied together, such as { inside = "10.0.0.1:9000", outside = "127.0.0.1:19000" }.
     ports: tuple[GatewayPortConfig, ...] = Field(default=(), max_length=1024)
 
 
-class SegmentConfig(_Section):
+class SegmentConfig(Section):
     """One virtual datagram network.
 
     All but ``subnet``, ``connections`` and ``gateway`` can be changed while the daemon runs. Latency, loss and the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from emulator.config import Config
+from emulator.config import Config, ProfileConfig
 from emulator.config_file import ConfigError, load
-from emulator.config_text import comments_of, default_document, json_schema
+from emulator.config_section import Section, plain_types
+from emulator.config_text import comments_of, default_document, json_schema, models_below
 from emulator.toml_positions import find_positions
 from tests.support.processes import ROOT, run_client
 
@@ -208,3 +211,66 @@ def test_shared_bits_without_the_compiled_ring_are_refused(
         f"2:1: machines.vm1.{setting}: bits that daemon and guest change at once need the compiled ring"
     )
     assert load(tmp_path / "good.toml").machines["vm1"].interrupt_page is False
+
+
+TRUTHS = """
+segments = { lan = { loss = true, latency_seconds = false, seed = true, rate_bytes_per_second = true } }
+[access]
+admin = ["root", true]
+[listen]
+socket_group = true
+quic.port = true
+[limits]
+sessions = true
+bytes_per_second = true
+[machines.vm1]
+memory_bytes = true
+verifier = true
+quota.offers = false
+[profiles.odd]
+kmcl = { packet_slots_of_no_such_name = 1 }
+tdi = { max_datagram_bytes = true, unreachable_status = true }
+connections = { connect_timeout_seconds = true, stall_timeout_seconds = nan, release_timeout_seconds = 1%s }
+"""
+
+
+def test_true_is_no_number_and_no_text_anywhere(tmp_path: Path) -> None:
+    lines = refusal(tmp_path, TRUTHS % ("0" * 400))
+    told = sorted(re.sub(r"^[0-9:]+ ", "", line) for line in lines if "such choice" not in line)
+    assert told == [
+        "access.admin: must be text or a number",
+        "limits.bytes_per_second: must be a number, not true",
+        "limits.sessions: must be a number, not true",
+        "listen.quic.port: must be a number, not true",
+        "listen.socket_group: must be text or a number, not true",
+        "machines.vm1.memory_bytes: must be a number, not true",
+        "machines.vm1.quota.offers: must be a number, not false",
+        "profiles.odd.connections.connect_timeout_seconds: a value like 20.0 is wanted, not True",
+        "profiles.odd.connections.release_timeout_seconds: a number like 120.0 is wanted, not one so large",
+        "profiles.odd.connections.stall_timeout_seconds: a number is wanted, such as 20.0, not nan",
+        "profiles.odd.tdi.max_datagram_bytes: a value like 65507 is wanted, not True",
+        'profiles.odd.tdi.unreachable_status: the name of a status is wanted, such as "CANCELLED", not True',
+        "segments.lan.latency_seconds: must be a number, not false",
+        "segments.lan.loss: must be a number, not true",
+        "segments.lan.rate_bytes_per_second: must be a number, not true",
+        "segments.lan.seed: must be a number, not true",
+    ]
+
+
+def test_true_for_a_table_or_a_list_is_an_ordinary_mistake(tmp_path: Path) -> None:
+    assert len(refusal(tmp_path, "segments = true\nmachines = [true]\n")) == 2
+    assert len(refusal(tmp_path, "[segments.lan]\npartition = [true]\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [each for each in [Config, *models_below(Config).values()] if each is not ProfileConfig],
+    ids=lambda model: model.__name__,
+)
+def test_no_field_of_any_section_takes_true_for_a_number(model: type[Section]) -> None:
+    for name, field in model.model_fields.items():
+        leaves = set(plain_types(field.annotation))
+        if leaves & {int, float} and bool not in leaves:
+            for given in (True, [False]):
+                with pytest.raises(ValidationError, match="Input should be"):
+                    model.model_validate({name: given})

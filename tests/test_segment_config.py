@@ -66,6 +66,13 @@ def test_changes_keep_what_they_do_not_name() -> None:
         changed(settings, {"loss": -1, "latency_seconds": "soon"})
 
 
+@pytest.mark.parametrize("setting", ["loss", "latency_seconds", "seed", "maximum_datagram_bytes"])
+def test_true_is_no_number_in_a_change(setting: str) -> None:
+    with pytest.raises(Refused, match=f"{setting} Input should be a number"):
+        changed(SegmentConfig(), {setting: True})
+    assert changed(SegmentConfig(), {"stalled": True}).stalled
+
+
 def test_machines_have_permissions_of_their_own_or_those_of_all() -> None:
     config = Config.model_validate(
         {"machines": {"a": {}, "b": {"bind": ["127.0.0.9"], "reach": []}}, "udp": {"bind": ["127.0.0.2"]}}

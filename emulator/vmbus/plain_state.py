@@ -60,7 +60,8 @@ def _read(kind: Any, data: Plain, path: str) -> Any:
         return _read_tuple(kind, data, path)
     if issubclass(kind, Enum):
         try:
-            return kind(data)
+            # An enumeration of numbers would take true for 1.
+            return kind(None if isinstance(data, bool) else data)
         except (ValueError, TypeError):
             raise _refuse(path, f"a {kind.__name__}") from None
     if kind is UUID:

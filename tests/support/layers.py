@@ -107,6 +107,7 @@ BELOW_DAEMON = (
     "emulator.config_file",
     "emulator.segment_config",
     "emulator.limits_config",
+    "emulator.config_section",
 )
 CLIENT_SHARED = (
     "clients.memory",
@@ -225,6 +226,7 @@ LAYERS = (
             "emulator.config_text",
             "emulator.segment_config",
             "emulator.limits_config",
+            "emulator.config_section",
         ),
         (
             *FOUNDATION,
@@ -233,12 +235,13 @@ LAYERS = (
             "emulator.config",
             "emulator.segment_config",
             "emulator.limits_config",
+            "emulator.config_section",
             "emulator.toml_positions",
             "emulator.vmbus",
             "emulator.tdi",
             "emulator.wire",
         ),
-        third_party=("pydantic",),
+        third_party=("pydantic", "pydantic_core"),
         banned_stdlib=EVENT_LOOPS,
         reason="configuration is values: it may read a file, but never waits and never knows the daemon",
     ),
