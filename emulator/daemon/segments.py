@@ -225,13 +225,15 @@ class Segments:
     def _adopt(self, name: str, settings: SegmentConfig, *, reseed: bool) -> None:
         segment = self._segments[name]
         self._settings[name] = settings
-        segment.change(settings.profile())
+        now = trio.current_time()
+        effects = segment.change(settings.profile(), now)
         if reseed:
             segment.reseed(luck(settings.seed))
         if settings.stalled:
             segment.stall()
-        effects = segment.pump_links(trio.current_time()) if settings.stalled else segment.resume(trio.current_time())
+        effects += segment.pump_links(now) if settings.stalled else segment.resume(now)
         self._hand_out(effects)
+        self._look(segment)
 
     def _checked(self, name: str, segment: Segment, changes: dict[str, Any]) -> SegmentConfig:
         settings = changed(self._settings[name], changes)

@@ -54,10 +54,26 @@ class Medium:
         self.counts = Counts()
         self._line_free_at = 0.0
         self._latest: dict[object, float] = {}
-        self.obey(profile)
+        self._adopt(profile)
 
-    def obey(self, profile: SegmentProfile) -> None:
-        """From now on be so. What is on its way already arrives as it would have."""
+    def obey(self, profile: SegmentProfile, now: float) -> float:
+        """From now on be so; returns by when everything is there that is on its way already.
+
+        A line that was behind works its backlog off at the new rate, and nothing is under way for longer than what is
+        sent now can be: else a latency or a rate set by mistake would hold up its receivers long after it was mended.
+        """
+        old_rate, rate = self.profile.rate_bytes_per_second, profile.rate_bytes_per_second
+        if self._line_free_at > now and rate != old_rate:
+            seconds = (self._line_free_at - now) * old_rate / rate if rate else 0.0
+            self._line_free_at = now + min(seconds, profile.rate_backlog_seconds)
+        self._adopt(profile)
+        latest = max(now, self._line_free_at) + profile.delay_seconds + profile.jitter_seconds
+        if profile.reorder:
+            latest += profile.reorder_seconds
+        self._latest = {receiver: min(due, latest) for receiver, due in self._latest.items()}
+        return latest
+
+    def _adopt(self, profile: SegmentProfile) -> None:
         self.profile = profile
         self.is_plain = profile.is_plain
         self._sides = {name: side for side, names in enumerate(profile.partition) for name in names}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any, NamedTuple, Protocol
 
@@ -147,11 +147,17 @@ class Segment:
 
     # Time and trouble.
 
-    def change(self, profile: SegmentProfile) -> None:
-        """From now on behave so; what is in flight arrives as it would have. A new MTU holds from the next send on."""
-        self.medium.obey(profile)
+    def change(self, profile: SegmentProfile, now: float) -> list[Effect]:
+        """From now on behave so. A new MTU holds from the next send on.
+
+        What is in flight arrives in its order and as it would have, but no later than what is sent now.
+        """
+        latest = self.medium.obey(profile, now)
+        self._in_flight = [each._replace(due=min(each.due, latest)) for each in self._in_flight]
+        heapify(self._in_flight)
         for port in self._ports.values():
             port.profile = profile.provider
+        return self.poll(now)
 
     def reseed(self, chance: Chance | Luck) -> None:
         """Begin again with new luck."""
@@ -217,11 +223,11 @@ class Segment:
         receivers = self._addressed(destination, sender, options)
         if self.is_plain:
             return [each for party in receivers for each in party.arrived(source, destination, data, now)]
+        effects = self.poll(now)  # what was due before this one comes before it
         departure = medium.departure(len(data), now)
         if departure is None:
             medium.counts.overflowed += 1
-            return []
-        effects: list[Effect] = []
+            return effects
         for party in receivers:
             if sender is not None and medium.is_cut(sender.machine, party.machine):
                 medium.counts.cut += 1

@@ -123,7 +123,7 @@ def test_the_way_through_the_gateway_has_the_impairments_of_the_segment() -> Non
     assert lan.gateway.came_in(1, PROGRAM, b"there", 0.0) == []
     assert lan.segment.next_deadline() == 0.5
     assert lan.segment.poll(0.5) == [SendOutside("lan", 2, SERVER, [b"there"])]
-    lan.segment.change(SegmentProfile(partition=(frozenset({"gateway"}),)))
+    assert lan.segment.change(SegmentProfile(partition=(frozenset({"gateway"}),)), 0.0) == []
     assert lan.gateway.came_in(0, PROGRAM, b"cut", 1.0) == []
     assert lan.segment.medium.counts.cut == 1
 

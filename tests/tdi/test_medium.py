@@ -20,6 +20,8 @@ from emulator.tdi.transport import Transport
 from tests.tdi.bench import SHARED, Bench
 
 MACHINES = ("a", "b", "c")
+# The first datagram comes late, the second does not.
+JITTER_LATE_THEN_NONE = 1
 
 
 def luck(seed: int) -> Luck:
@@ -45,6 +47,9 @@ class Lan:
         for effect in effects:
             assert isinstance(effect, Deliver)
             self.heard[effect.machine].append((now, effect.data))
+
+    def change(self, profile: SegmentProfile, now: float) -> None:
+        self.take(self.segment.change(profile, now), now)
 
     def run(self, until: float = float("inf")) -> None:
         """Let time pass, from deadline to deadline."""
@@ -156,7 +161,7 @@ def test_a_partition_keeps_sides_apart_and_those_it_does_not_name_together() -> 
     lan.send("a", "255.255.255.255", b"only me", 0.0)
     assert lan.heard == {"a": [(0.0, b"only me")], "b": [], "c": [(0.0, b"together")]}
     assert lan.segment.medium.counts.cut == 3
-    lan.segment.change(SegmentProfile())
+    lan.change(SegmentProfile(), 0.5)
     lan.send("a", "b", b"healed", 1.0)
     assert lan.datagrams("b") == [b"healed"]
 
@@ -172,21 +177,64 @@ def test_s23_a_send_that_the_medium_loses_is_a_success() -> None:
 def test_less_latency_while_datagrams_are_on_their_way_lets_none_pass_another() -> None:
     lan = Lan(SegmentProfile(delay_seconds=1.0))
     lan.send("a", "b", b"slow", 0.0)
-    lan.segment.change(SegmentProfile())
-    lan.send("a", "b", b"quick", 0.1)
-    lan.send("a", "c", b"elsewhere", 0.1)
+    lan.change(SegmentProfile(delay_seconds=0.25), 0.5)
+    lan.send("a", "b", b"quick", 0.6)
+    lan.send("a", "c", b"elsewhere", 0.6)
     lan.run()
-    assert lan.heard["b"] == [(1.0, b"slow"), (1.0, b"quick")]
-    assert lan.heard["c"] == [(0.1, b"elsewhere")]
-    lan.send("a", "b", b"at once", 2.0)
-    assert lan.heard["b"][-1] == (2.0, b"at once")
+    assert lan.heard["b"] == [(0.75, b"slow"), (0.85, b"quick")]
+    assert lan.heard["c"] == [(0.85, b"elsewhere")]
+    lan.send("a", "b", b"as before", 2.0)
+    lan.run()
+    assert lan.heard["b"][-1] == (2.25, b"as before")
+
+
+def test_a_latency_taken_back_holds_nothing_up() -> None:
+    lan = Lan(SegmentProfile(delay_seconds=86_400.0))
+    lan.send("a", "b", b"first", 0.0)
+    lan.send("a", "b", b"second", 0.5)
+    lan.change(SegmentProfile(), 1.0)
+    lan.send("a", "b", b"third", 1.0)
+    assert lan.heard["b"] == [(1.0, b"first"), (1.0, b"second"), (1.0, b"third")]
+
+
+def test_what_is_due_and_not_yet_delivered_comes_before_what_is_sent_now() -> None:
+    lan = Lan(SegmentProfile(jitter_seconds=1.0), seed=JITTER_LATE_THEN_NONE)
+    lan.send("a", "b", b"due", 0.0)
+    due = lan.segment.next_deadline()
+    assert due is not None
+    lan.send("a", "b", b"at once", due + 0.1)  # nobody has polled since it was due
+    assert lan.heard["b"] == [(due + 0.1, b"due"), (due + 0.1, b"at once")]
+
+
+def test_a_rate_taken_back_frees_the_line() -> None:
+    lan = Lan(SegmentProfile(rate_bytes_per_second=1.0))
+    lan.send("a", "b", bytes(1_000), 0.0)  # 1,028 seconds of it
+    lan.change(SegmentProfile(rate_bytes_per_second=1_028.0), 0.0)
+    lan.send("a", "b", bytes(1_000), 0.0)
+    lan.run()
+    assert lan.times("b") == [1.0, 2.0]
+    lan.send("a", "b", bytes(1_000), 2.0)
+    lan.change(SegmentProfile(), 2.0)
+    assert lan.times("b") == [1.0, 2.0, 2.0]
+
+
+def test_a_slower_line_is_no_further_behind_than_its_backlog() -> None:
+    lan = Lan(SegmentProfile(rate_bytes_per_second=10_280.0, rate_backlog_seconds=2.0))
+    for _ in range(10):
+        lan.send("a", "b", bytes(1_000), 0.0)
+    lan.change(SegmentProfile(rate_bytes_per_second=10.0, rate_backlog_seconds=2.0), 0.0)
+    lan.run()
+    assert lan.times("b")[-1] == pytest.approx(1.0), "what had left the machine's side arrives as it would have"
+    lan.send("a", "b", b"x", 2.0)
+    lan.run()
+    assert lan.times("b")[-1] == pytest.approx(2.0 + 29 / 10.0)
 
 
 def test_s12b_a_new_mtu_holds_from_the_next_send_and_what_is_too_long_then_fails() -> None:
     bench = Bench("lan")
     handle = bench.open()
     assert bench.outcome(bench.send(handle, bytes(1_000))) == (NtStatus.SUCCESS, 1_000)
-    bench.segment.change(replace(bench.segment.profile, mtu_bytes=528))
+    assert bench.segment.change(replace(bench.segment.profile, mtu_bytes=528), 0.0) == []
     assert bench.outcome(bench.send(handle, bytes(501))) == (NtStatus.INVALID_PARAMETER, 0)
     assert bench.outcome(bench.send(handle, bytes(500))) == (NtStatus.SUCCESS, 500)
     assert [len(data) for data in bench.peer_heard()] == [1_000, 500]
