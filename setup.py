@@ -13,7 +13,16 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 # A test compares this digest with the one in the module, so that nobody tests a build of older sources.
-SOURCES = ("emulator/vmbus/compiled_ring.pyx", "emulator/vmbus/ring_atomics.h")
+SOURCES = (
+    "emulator/vmbus/compiled_ring.pyx",
+    "emulator/vmbus/compiled_ring_results.pxi",
+    "emulator/vmbus/compiled_ring_memory.pxi",
+    "emulator/vmbus/compiled_ring_end.pxi",
+    "emulator/vmbus/compiled_ring_sender.pxi",
+    "emulator/vmbus/compiled_ring_receiver.pxi",
+    "emulator/vmbus/compiled_bits.pxi",
+    "emulator/vmbus/ring_atomics.h",
+)
 
 
 def source_digest() -> str:

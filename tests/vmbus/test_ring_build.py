@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from emulator.vmbus.ring import RingBuild
 from tests.vmbus.conftest import NAMES, build_named
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SOURCES = ("emulator/vmbus/compiled_ring.pyx", "emulator/vmbus/ring_atomics.h")
+SOURCE = "emulator/vmbus/compiled_ring.pyx"
+HEADER = "emulator/vmbus/ring_atomics.h"
 
 
 @pytest.fixture
@@ -40,7 +42,10 @@ def test_the_pure_ring_is_always_there() -> None:
 def test_the_compiled_ring_was_made_from_these_sources(compiled: RingBuild) -> None:
     from emulator.vmbus import compiled_ring
 
-    digest = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in SOURCES)).hexdigest()
+    parts = re.findall(r'^include "(\w+\.pxi)"$', (ROOT / SOURCE).read_text(), re.MULTILINE)
+    sources = [SOURCE, *(f"emulator/vmbus/{part}" for part in parts), HEADER]
+    assert sorted(parts) == sorted(path.name for path in (ROOT / SOURCE).parent.glob("*.pxi"))
+    digest = hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in sources)).hexdigest()
     assert "s" + digest[:16] == compiled_ring.SOURCE, "the compiled ring is older than its sources: build it again"
 
 
