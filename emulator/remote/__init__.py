@@ -3,6 +3,7 @@
 Everything here needs the extra ``[quic]``, except this module, which says so when it is missing.
 
 * ``engine``: one QUIC connection without I/O, with the client's certificate asked for and its windows bounded
+* ``sending``: how long its bursts may be, and when its window grows
 * ``packet_socket``: QUIC packets in and out of a UDP socket, several in one call where the kernel can
 * ``certificates``: a small private authority; ``keyring``: its directory; ``credentials``: what a client gets of it
 """

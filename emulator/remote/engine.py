@@ -27,6 +27,8 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from cryptography import x509
 
+from emulator.remote.sending import CONGESTION_CONTROL, Pacer
+
 ALPN = "vmbus/1"
 # The name in the daemon's certificate: a client trusts one authority, and this name in it, whatever the address.
 DAEMON_NAME = "vmbusd"
@@ -59,6 +61,7 @@ def daemon_configuration(
         max_data=UNBOUNDED,
         max_stream_data=WINDOW_BYTES,
         max_datagram_size=packet_bytes,
+        congestion_control_algorithm=CONGESTION_CONTROL,
         max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
         supported_versions=[QuicProtocolVersion.VERSION_1],
     )
@@ -78,6 +81,7 @@ def client_configuration(
         max_data=UNBOUNDED,
         max_stream_data=WINDOW_BYTES,
         max_datagram_size=packet_bytes,
+        congestion_control_algorithm=CONGESTION_CONTROL,
         max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
         supported_versions=[QuicProtocolVersion.VERSION_1],
         server_name=DAEMON_NAME,
@@ -96,6 +100,7 @@ class Engine(QuicConnection):
         super().__init__(configuration=configuration, **retry)  # type: ignore[arg-type]  # two named arguments of one type
         for limit, count in ((self._local_max_streams_bidi, 1), (self._local_max_streams_uni, 0)):
             limit.value = limit.sent = 0 if configuration.is_client else count
+        self._loss._pacer = Pacer(max_datagram_size=configuration.max_datagram_size)
         self.lost: list[object] = []
 
     def _initialize(self, peer_cid: bytes) -> None:
