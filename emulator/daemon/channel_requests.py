@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # A packet's descriptor, where it has no external data.
 DESCRIPTOR_BYTES = 16
+# Channels that went, of which a session still knows why: for requests its client sent before it heard of it.
+ENDS_REMEMBERED = 64
 # A plain number: this is asked for every packet.
 WAIT_FOR_COMPLETION = int(SendFlags.WAIT_FOR_COMPLETION)
 
@@ -39,6 +41,7 @@ class ChannelRequests:
         self._channels: dict[int, ChannelSide | DirectEnd] = {}
         self._channels_given = 0
         self._leaving: dict[int, DirectEnd] = {}
+        self._ends: dict[int, tuple[NtStatus, str]] = {}
 
     def _find(self, number: int) -> ChannelSide | DirectEnd | None:
         """The channel end of that number, or None when it has just gone."""
@@ -61,7 +64,9 @@ class ChannelRequests:
     def _find_for_request(self, number: int) -> ChannelSide:
         side = self._find_hosted(number)
         if side is None:
-            raise Refused(NtStatus.CANCELLED, f"channel {number} has been closed")
+            # It ends as it would have, had it come a moment earlier.
+            status, reason = self._ends.get(number, (NtStatus.CANCELLED, "long ago"))
+            raise Refused(status, f"channel {number} has been closed: {reason}")
         return side
 
     def add(self, side: ChannelSide | DirectEnd) -> int:
@@ -75,9 +80,15 @@ class ChannelRequests:
         guests = [side for side in self._channels.values() if side.role is Side.GUEST and side.machine is machine]
         return sum(len(side.channel.ring_pfns) for side in guests)
 
-    def drop(self, side: ChannelSide | DirectEnd, *, is_leaving: bool = False) -> None:
-        """A channel end is gone; a direct one ``is_leaving`` until its client says that it is done with the rings."""
+    def drop(self, side: ChannelSide | DirectEnd, status: NtStatus, reason: str, *, is_leaving: bool = False) -> None:
+        """A channel end is gone, and what still comes for it ends with ``status``.
+
+        A direct one ``is_leaving`` until its client says that it is done with the rings.
+        """
         self._channels.pop(side.number, None)
+        self._ends[side.number] = status, reason
+        if len(self._ends) > ENDS_REMEMBERED:
+            del self._ends[next(iter(self._ends))]
         if isinstance(side, DirectEnd) and is_leaving:
             if self.session.is_open:
                 self._leaving[side.number] = side

@@ -99,7 +99,7 @@ class DirectEnd:
         """Tell the client, unless it asked for it; its doorbell is silent from now on."""
         if self.doorbell is not None:
             self.doorbell.close()
-        self.session.channel_requests.drop(self, is_leaving=not quietly)
+        self.session.channel_requests.drop(self, status, reason, is_leaving=not quietly)
         if not quietly:
             self.session.put(encode_notification(CHANNEL_CLOSED, self.number, int(status), reason))
         if self.driver is not None:
@@ -350,7 +350,7 @@ class ChannelSide:
     def _finish(self, status: NtStatus, reason: str, *, quietly: bool) -> None:
         for completed in self.endpoint.close(status):
             tell(completed)
-        self.session.channel_requests.drop(self)
+        self.session.channel_requests.drop(self, status, reason)
         if not quietly:
             self.session.put(encode_notification(CHANNEL_CLOSED, self.number, int(status), reason))
 

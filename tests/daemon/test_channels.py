@@ -329,10 +329,27 @@ async def test_words_about_a_channel_that_has_just_gone_are_late_and_no_mistake(
         assert await host.call("channel.close", host_channel) == []
         for method in ("packet.send", "packet.send_run"):
             args = (WAIT, b"", b"") if method == "packet.send" else (b"",)
-            with pytest.raises(Answered, match="channel 1 has been closed") as caught:
+            with pytest.raises(Answered, match="channel 1 has been closed: the guest closed the channel") as caught:
                 await host.call(method, host_channel, *args)
             assert caught.value.status is NtStatus.CANCELLED
         assert await guest.call("channel.close", channel) == []
+
+
+async def test_a_packet_sent_before_its_sender_heard_that_the_offer_went_ends_like_those_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emulator.daemon.channel_requests.ENDS_REMEMBERED", 1)
+    async with served(tmp_path) as (_, path), raw_client(path) as guest, raw_client(path) as host:
+        channel, _ = await opened(guest, host)
+        await host.call("offer.rescind", 1)
+        with pytest.raises(Answered, match=r"channel 1 has been closed: .* rescinded") as caught:
+            await guest.call("packet.send", channel, WAIT, b"", b"")
+        assert caught.value.status is NtStatus.DEVICE_REMOVED
+        await host.offer(ECHO)
+        await guest.call("channel.close", await guest.open(ECHO))
+        with pytest.raises(Answered, match="channel 1 has been closed: long ago") as caught:
+            await guest.call("packet.send", channel, WAIT, b"", b"")
+        assert caught.value.status is NtStatus.CANCELLED
 
 
 async def test_cancelling_a_packet_answers_it_and_swallows_its_late_completion(tmp_path: Path) -> None:
