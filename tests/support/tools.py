@@ -18,6 +18,7 @@ TOOLS = {
     "groff": "groff-base",
     "ip": "iproute2",
     "iperf": "iperf",
+    "linux.uml": "user-mode-linux",
     "make": "make",
     "node": "nodejs",
     "npm": "npm",
