@@ -74,20 +74,21 @@ class GatewayConfig(Section):
 class SegmentConfig(Section):
     """One virtual datagram network.
 
-    All but ``subnet``, ``connections`` and ``gateway`` can be changed while the daemon runs. Latency, loss and the
-    other impairments are for datagrams: connections arrive whole and at once, and only ``stalled`` and ``partition``
-    hold them up.
+    All but ``subnet``, ``connections`` and ``gateway`` can be changed while the daemon runs. What a connection carries
+    arrives whole and in order; latency, jitter, rate, ``stalled`` and ``partition`` hold it up as they do datagrams, a
+    lost packet comes again later, and a copy is nothing to it.
     """
 
     # Its address range; the addresses of machines are inside.
     subnet: str = "10.0.0.0/24"
     # Ethernet's 1,500 less 28 for IP and UDP headers; a segment does not fragment.
     maximum_datagram_bytes: int = Field(default=1472, ge=1, le=65507)
-    # Probability, for each receiver, to miss a datagram.
+    # Probability, for each receiver, to miss a datagram; for a connection's packet, to be sent again after a round trip
+    # and 0.2 seconds more, and twice as long each further time.
     loss: Probability = 0.0
     # Probability to get it twice.
     duplication: Probability = 0.0
-    # Probability to get it after those sent behind it.
+    # Probability to get it after those sent behind it; on a connection those wait for it.
     reordering: Probability = 0.0
     # How long one that others shall pass is held back.
     reordering_seconds: Seconds = 0.01
@@ -95,9 +96,9 @@ class SegmentConfig(Section):
     latency_seconds: Seconds = 0.0
     # How much more or less that can be, from datagram to datagram; their order stays.
     jitter_seconds: Seconds = 0.0
-    # What the line carries, IP and UDP headers included; 0 is no limit.
+    # What the line carries, headers included, datagrams and connections together; 0 is no limit.
     rate_bytes_per_second: float = Field(default=0.0, ge=0, le=1e12, allow_inf_nan=False)
-    # A line that is further behind drops what comes.
+    # A line that is further behind drops the datagrams that come. Connections fill half of this, and wait beyond.
     rate_backlog_seconds: Seconds = 1.0
     # Groups of machines that hear only their own group, such as [["vm1"], ["vm2", "vm3"]]; the rest stand together.
     partition: tuple[tuple[MachineName, ...], ...] = Field(default=(), max_length=4096)

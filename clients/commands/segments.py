@@ -107,7 +107,7 @@ def segments(wants_json: bool) -> None:
 @click.argument("settings", nargs=-1, required=True, metavar="SETTING=VALUE...")
 @json_option
 def segment(name: str, action: str, settings: tuple[str, ...], wants_json: bool) -> None:
-    """Change what the segment NAME does to datagrams, while the daemon runs.
+    """Change what the segment NAME does to datagrams and connections, while the daemon runs.
 
     \b
     latency, jitter, reordering-time, backlog   a time: 0.02, 20ms, 500us

@@ -56,6 +56,10 @@ class Link(Protocol):
     def cut_since(self) -> float | None:
         """Since when nothing gets through, through no fault of the peer's client; None while something can."""
 
+    @property
+    def unarrived(self) -> bool:
+        """Whether something of this side is on its way, taken from it and not yet with the peer."""
+
 
 class ConnectionEndpoint:
     """An open connection endpoint. ``context`` is its client's own, handed back with every event (CR10)."""

@@ -14,11 +14,17 @@ def deadline_of(endpoint: ConnectionEndpoint) -> float | None:
     deadlines = [deadline for _, deadline in endpoint.releases]
     if endpoint.opening_deadline is not None:
         deadlines.append(endpoint.opening_deadline)
-    waits_since = endpoint.outgoing.waits_since
     cut_since = None if endpoint.link is None else endpoint.link.cut_since
-    if waits_since is not None and cut_since is not None:
-        deadlines.append(max(waits_since, cut_since) + endpoint.profile.stall_timeout_seconds)
+    if cut_since is not None and is_sending(endpoint):
+        waits_since = endpoint.outgoing.waits_since
+        since = cut_since if waits_since is None else max(waits_since, cut_since)
+        deadlines.append(since + endpoint.profile.stall_timeout_seconds)
     return min(deadlines, default=None)
+
+
+def is_sending(endpoint: ConnectionEndpoint) -> bool:
+    """Whether there is something of it that has not reached the peer, and so may run out when nothing gets through."""
+    return endpoint.outgoing.waits_since is not None or (endpoint.link is not None and endpoint.link.unarrived)
 
 
 def expired(endpoint: ConnectionEndpoint, now: float) -> list[Effect]:

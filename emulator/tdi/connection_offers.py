@@ -115,7 +115,7 @@ class Offers:
             return [*refused, *offer.link.abort(NtStatus.CONNECTION_REFUSED, b"", now)]
         request = irp.parameters
         assert isinstance(request, Accept), "checked with its endpoint"
-        endpoint.offered(offer.link, now)
+        self._connections.offered(endpoint, offer.link, now)
         effects = endpoint.accept(irp, request, now)
         if irp.status.is_error:
             effects += offer.link.abort(NtStatus.CONNECTION_REFUSED, b"", now)

@@ -55,7 +55,13 @@ class Store:
     @property
     def room(self) -> int:
         """Bytes that may still come; none when there are very many small pieces, which cost more than their bytes."""
-        return self._limit_bytes - self.byte_count if len(self.chunks) < self._most_chunks else 0
+        return self.room_beside(0, 0)
+
+    def room_beside(self, byte_count: int, pieces: int) -> int:
+        """The same, when so much is on its way already."""
+        if len(self.chunks) + pieces >= self._most_chunks:
+            return 0
+        return self._limit_bytes - self.byte_count - byte_count
 
     def put(self, data: bytes, *, end_of_record: bool) -> None:
         """Keep what came; an empty record counts as one byte, so that a flood of them is bounded too."""

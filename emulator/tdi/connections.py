@@ -16,7 +16,7 @@ from typing import Protocol
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject
 from emulator.tdi.connection import ConnectionEndpoint, Link
-from emulator.tdi.connection_deadlines import deadline_of, expired
+from emulator.tdi.connection_deadlines import deadline_of, expired, is_sending
 from emulator.tdi.connection_events import ConnectionEvents
 from emulator.tdi.connection_listens import Listening, filter_of
 from emulator.tdi.connection_offers import Offers
@@ -254,11 +254,15 @@ class Connections:
         found = next((each for each in queue if each.matches(link.remote)), None)
         return None if found is None else self._take(found, link, user_data, now)
 
+    def offered(self, endpoint: ConnectionEndpoint, link: Link, now: float) -> None:
+        """An endpoint gets an offer, on which it has to decide in time."""
+        endpoint.offered(link, now)
+        self._timed[endpoint] = None
+
     def _take(self, found: Listening, link: Link, user_data: bytes, now: float) -> list[Effect]:
         effects = self._stop_listening(found.endpoint)
         endpoint = found.endpoint
-        endpoint.offered(link, now)
-        self._timed[endpoint] = None
+        self.offered(endpoint, link, now)
         irp, endpoint.opening = endpoint.opening, None
         assert irp is not None, "an endpoint that listens has its LISTEN"
         irp.returned = PeerReturned(link.remote, user_data)
@@ -337,7 +341,7 @@ class Connections:
             deadline = deadline_of(endpoint)
             if deadline is not None:
                 deadlines.append(deadline)
-            elif endpoint.outgoing.waits_since is None:
+            elif not is_sending(endpoint):
                 del self._timed[endpoint]
         return min(deadlines, default=None)
 

@@ -6,6 +6,9 @@ switching one on leaves the decisions of the others as they were.
 
 The line is shared: with a rate, a datagram leaves when those before it have left, whoever sent them. On the way to
 one receiver datagrams keep their order, whatever the jitter; only reordering lets others pass the one it holds back.
+
+Connections share the line, and their packets meet the same fates as datagrams, but nothing of them is lost for good:
+what becomes of that is in ``segment_lanes``. They have luck of their own, so that they change nothing for datagrams.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from emulator.tdi.profile import IP_AND_UDP_HEADER_BYTES, SegmentProfile
+from emulator.tdi.profile import IP_AND_TCP_HEADER_BYTES, IP_AND_UDP_HEADER_BYTES, SegmentProfile
+
+# How much of the line's backlog connections may fill; the rest is for datagrams, which would all be dropped otherwise.
+CONNECTIONS_SHARE = 0.5
 
 
 class Chance(Protocol):
@@ -30,6 +36,14 @@ class Luck(NamedTuple):
     duplication: Chance
     jitter: Chance
     reordering: Chance
+    connection_loss: Chance
+    connection_jitter: Chance
+    connection_reordering: Chance
+
+    @classmethod
+    def of_one(cls, chance: Chance) -> Luck:
+        """The same chance for all."""
+        return cls(*(chance for _ in cls._fields))
 
 
 @dataclass(slots=True)
@@ -44,6 +58,8 @@ class Counts:
     """Kept from a machine on the other side of a partition."""
     overflowed: int = 0
     """Dropped for want of room: in flight, or before a line whose rate is too low."""
+    resent: int = 0
+    """Packets of connections that were lost, and sent again."""
 
 
 class Medium:
@@ -76,6 +92,7 @@ class Medium:
     def _adopt(self, profile: SegmentProfile) -> None:
         self.profile = profile
         self.is_plain = profile.is_plain
+        self.is_swift = profile.is_swift
         self._sides = {name: side for side, names in enumerate(profile.partition) for name in names}
 
     def forget(self, receiver: object) -> None:
@@ -98,6 +115,22 @@ class Medium:
         if begins - now > self.profile.rate_backlog_seconds:
             return None
         self._line_free_at = begins + (byte_count + IP_AND_UDP_HEADER_BYTES) / rate
+        return self._line_free_at
+
+    def line_opens(self, now: float) -> float | None:
+        """When a connection may put its next packet on the line; None for now."""
+        profile = self.profile
+        if not profile.rate_bytes_per_second:
+            return None
+        opens = self._line_free_at - CONNECTIONS_SHARE * profile.rate_backlog_seconds
+        return opens if opens > now else None
+
+    def packet_departure(self, byte_count: int, now: float) -> float:
+        """When a connection's packet has left on the shared line, which takes it however far behind it is."""
+        rate = self.profile.rate_bytes_per_second
+        if not rate:
+            return now
+        self._line_free_at = max(now, self._line_free_at) + (byte_count + IP_AND_TCP_HEADER_BYTES) / rate
         return self._line_free_at
 
     def arrivals(self, receiver: object, departure: float) -> list[float]:

@@ -21,6 +21,12 @@ UDP_MAX_DATAGRAM_BYTES = 65_507
 IP_AND_UDP_HEADER_BYTES = 28
 """What a segment takes from its MTU before data, so that its limit is the one Ethernet users know: 1,472 of 1,500."""
 
+IP_AND_TCP_HEADER_BYTES = 40
+"""The same for a packet of a connection."""
+
+LEAST_PACKET_BYTES = 536
+"""A packet of a connection has room for this at least, however small the MTU: what every path has to carry for TCP."""
+
 SMALLEST_MTU_BYTES, LARGEST_MTU_BYTES = IP_AND_UDP_HEADER_BYTES + 1, 65_535
 
 MAXIMUM_LENGTH = 0xFFFFFFFF
@@ -245,6 +251,20 @@ class SegmentProfile:
         """Whether every datagram arrives, once and at once."""
         fates = self.loss, self.duplicate, self.delay_seconds, self.jitter_seconds, self.reorder
         return not (any(fates) or self.rate_bytes_per_second or self.partition)
+
+    @property
+    def is_swift(self) -> bool:
+        """Whether what a connection carries arrives at once, wherever it arrives."""
+        return not (self.delay_seconds or self._has_packets)
+
+    @property
+    def packet_bytes(self) -> int | None:
+        """How much of a connection is one packet; None where packets make no difference."""
+        return max(LEAST_PACKET_BYTES, self.mtu_bytes - IP_AND_TCP_HEADER_BYTES) if self._has_packets else None
+
+    @property
+    def _has_packets(self) -> bool:
+        return bool(self.loss or self.jitter_seconds or self.reorder or self.rate_bytes_per_second)
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain values, under the names the configuration has."""

@@ -32,7 +32,7 @@ __all__ = ["LIMITED_BROADCAST", "Chance", "Segment", "SegmentPort"]
 
 
 def _luck(chance: Chance | Luck) -> Luck:
-    return chance if isinstance(chance, Luck) else Luck(chance, chance, chance, chance)
+    return chance if isinstance(chance, Luck) else Luck.of_one(chance)
 
 
 class Party(Protocol):
@@ -57,6 +57,15 @@ class _InFlight(NamedTuple):
     data: bytes
 
 
+class _Wake(NamedTuple):
+    """When a connection has something to do; of several, the one that was not served for the longest time is first."""
+
+    at: float
+    served: int
+    serial: int
+    link: SegmentLink
+
+
 class Segment:
     """One virtual network. ``network`` is its address range, in the form 10.77.0.0/16."""
 
@@ -75,6 +84,7 @@ class Segment:
         self._last_serial = 0
         self._in_flight: list[_InFlight] = []
         self._bytes_in_flight = 0
+        self._wakes: list[_Wake] = []
         self._stalled = False
         self._broadcasts = {LIMITED_BROADCAST}
         if isinstance(self.network, IPv4Network):
@@ -191,9 +201,23 @@ class Segment:
         """Connections that could not move may be able to again: a partition has ended."""
         return [effect for link in list(self.links) for effect in link.pump(now)]
 
+    def serial(self) -> int:
+        """A number higher than all before."""
+        self._last_serial += 1
+        return self._last_serial
+
+    def wake(self, link: SegmentLink, at: float) -> None:
+        """A connection has something to do then; ``poll`` pumps it, unless it has changed its mind (``wake_at``)."""
+        heappush(self._wakes, _Wake(at, link.served, self.serial(), link))
+
     def poll(self, now: float) -> list[Effect]:
-        """Deliver every delayed datagram that is due."""
+        """Deliver every delayed datagram that is due, and what is due on connections."""
         effects: list[Effect] = []
+        while self._wakes and self._wakes[0].at <= now:
+            woken = heappop(self._wakes)
+            if woken.link.wake_at == woken.at:
+                woken.link.wake_at = None
+                effects += woken.link.pump(now)
         while self._in_flight and self._in_flight[0].due <= now:
             arrival = heappop(self._in_flight)
             self._bytes_in_flight -= len(arrival.data)
@@ -203,8 +227,9 @@ class Segment:
         return effects
 
     def next_deadline(self) -> float | None:
-        """When the next delayed datagram is due; None while there is none."""
-        return self._in_flight[0].due if self._in_flight else None
+        """When ``poll`` has something to do; None while nothing is on its way."""
+        due = [each.due for each in self._in_flight[:1]] + [each.at for each in self._wakes[:1]]
+        return min(due, default=None)
 
     # The medium.
 
@@ -261,9 +286,8 @@ class Segment:
         if full or self._bytes_in_flight + len(data) > profile.max_bytes_in_flight:
             self.medium.counts.overflowed += 1
             return
-        self._last_serial += 1
         self._bytes_in_flight += len(data)
-        heappush(self._in_flight, _InFlight(due, self._last_serial, party, source, destination, data))
+        heappush(self._in_flight, _InFlight(due, self.serial(), party, source, destination, data))
 
     def describe(self) -> dict[str, Any]:
         """What it is like now and what has become of datagrams, as plain values."""

@@ -48,6 +48,7 @@ class TcpLink:
     """One socket that is connected, or shall be. ``is_open`` once both sides have agreed."""
 
     cut_since = None
+    unarrived = False
 
     def __init__(self, key: int, remote: SocketAddress, device: TcpDevice) -> None:
         self.key = key

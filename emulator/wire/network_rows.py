@@ -41,5 +41,5 @@ SEGMENT_CHANGE = row(134, "segment.change", IN, (
     Field("segment", NAME, "its name"),
     Field("changes", OPTIONS_TEXT, "a JSON object of settings to change, named as in the configuration, perhaps none"),
 ), (Field("segment", OPTIONS_TEXT, "what it is like then, as `daemon.inspect` has it"),),
-    "Change what a segment does to datagrams while the daemon runs: latency, loss, partition and so on.")
+    "Change what a segment does to datagrams and connections while the daemon runs: latency, loss and so on.")
 # fmt: on

@@ -226,6 +226,40 @@ async def test_a_partition_holds_connections_up_until_it_is_over(tmp_path: Path)
         await both(send, heal)
 
 
+async def test_latency_and_a_partition_reach_what_is_on_its_way_on_a_connection(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
+        await attached.change_segment("lan", latency_seconds=0.15)
+        began = trio.current_time()
+        here, there = await connected(attached)
+        assert trio.current_time() - began >= 0.3, "a connect takes a round trip"
+        began = trio.current_time()
+        await here.send(b"ping")
+        assert await there.receive() == b"ping"
+        await there.send(b"pong")
+        assert await here.receive() == b"pong"
+        assert trio.current_time() - began >= 0.3
+        await here.send(b"stopped on its way")
+        await attached.change_segment("lan", partition=[["vm1"], ["vm2"]], latency_seconds=0)
+        with trio.move_on_after(0.3):
+            await there.receive()
+            raise AssertionError("nothing crosses a partition")
+        await attached.change_segment("lan", partition=[])
+        assert await there.receive() == b"stopped on its way"
+        await here.send(b"at once")
+        assert await there.receive() == b"at once"
+
+
+async def test_a_lost_packet_of_a_connection_comes_again(tmp_path: Path) -> None:
+    async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
+        here, there = await connected(attached)
+        await attached.change_segment("lan", loss=1)
+        await here.send(b"in the end")
+        await attached.change_segment("lan", loss=0)
+        assert await there.receive() == b"in the end"
+        (shown,) = await attached.inspect("segments")
+        assert (shown["resent"], shown["lost"]) == (1, 0)
+
+
 async def test_c18_c19_a_connect_handler_answers_with_user_data_and_the_endpoints_own_context(tmp_path: Path) -> None:
     async with start_daemon(tmp_path) as daemon, connect(daemon.socket_path) as attached:
         near, far = await pair(attached)

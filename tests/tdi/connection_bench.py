@@ -209,10 +209,19 @@ class Bench:
         return all(self.outcome(irp) is None for irp in irps)
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, and expire what is due on both machines."""
-        self.now += seconds
+        """Let time pass, bring what arrives on the way, and expire what is due on both machines."""
+        until = self.now + seconds
+        while (due := self.segment.next_deadline()) is not None and due <= until:
+            self.now = max(self.now, due)
+            self.perform(self.segment.poll(self.now))
+        self.now = until
         for side in (self.near, self.far):
             self.perform(side.transport.expire(self.now))
+
+    def impair(self, **settings: Any) -> None:
+        """From now on the segment is so; what is not named is as it was."""
+        self.segment.change(replace(self.segment.profile, **settings))
+        self.perform(self.segment.pump_links(self.now))
 
     def deadline(self, side: Side) -> float | None:
         """In how many seconds a machine wants to be called."""

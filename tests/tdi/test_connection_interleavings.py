@@ -97,6 +97,19 @@ class Interleavings(RuleBasedStateMachine):
         else:
             self.bench.perform(self.bench.segment.resume(self.bench.now))
 
+    @rule(
+        delay=st.sampled_from([0.0, 0.3, 2.0]),
+        jitter=st.sampled_from([0.0, 0.2]),
+        loss=st.sampled_from([0.0, 0.3, 1.0]),
+        rate=st.sampled_from([0.0, 40.0, 1e6]),
+        parted=st.booleans(),
+    )
+    def impair(self, delay: float, jitter: float, loss: float, rate: float, parted: bool) -> None:
+        partition = (frozenset({"vm1"}),) if parted else ()
+        self.bench.impair(
+            delay_seconds=delay, jitter_seconds=jitter, loss=loss, rate_bytes_per_second=rate, partition=partition
+        )
+
     @rule(name=NEAR_FAR)
     def reopen(self, name: str) -> None:
         side = self.side(name)
