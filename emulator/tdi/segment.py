@@ -165,6 +165,8 @@ class Segment:
         latest = self.medium.obey(profile, now)
         self._in_flight = [each._replace(due=min(each.due, latest)) for each in self._in_flight]
         heapify(self._in_flight)
+        for link in self.links:
+            link.hurry(latest)
         for port in self._ports.values():
             port.profile = profile.provider
         return self.poll(now)

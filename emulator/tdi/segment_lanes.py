@@ -96,6 +96,11 @@ class Lane:
             return Parcel(Kind.NOTHING) if head.lost else head.parcel
         return None
 
+    def hurry(self, latest: float) -> None:
+        """The medium has changed: what is on its way arrives by then, and what was lost is sent again soon after."""
+        for each in self._parcels:
+            each.due = min(each.due, latest + RESEND_SECONDS if each.lost else latest)
+
     def _count(self, parcel: Parcel, sign: int) -> None:
         if parcel.kind is Kind.DATA:
             self._bytes[parcel.expedited] += sign * (len(parcel.data) or 1)

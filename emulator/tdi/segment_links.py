@@ -184,6 +184,12 @@ class SegmentLink:
             self.wake_at = at
             self.segment.wake(self, at)
 
+    def hurry(self, latest: float) -> None:
+        """What is on its way arrives no later than that, as far as it is not cut off."""
+        for lane in self.lanes:
+            lane.hurry(latest)
+        self._set_wake()
+
     def drop_if_over(self) -> None:
         """Nobody is at either end: forget it."""
         if self.ends[0].endpoint is None and self.ends[1].endpoint is None:

@@ -220,7 +220,7 @@ class Bench:
 
     def impair(self, **settings: Any) -> None:
         """From now on the segment is so; what is not named is as it was."""
-        self.segment.change(replace(self.segment.profile, **settings))
+        self.perform(self.segment.change(replace(self.segment.profile, **settings), self.now))
         self.perform(self.segment.pump_links(self.now))
 
     def deadline(self, side: Side) -> float | None:
