@@ -185,37 +185,18 @@ class Datagrams:
         self._perform(effects)
         return count
 
-    def join(self, handle: int, group: str, interface: str) -> None:
-        """Make an address object a member of a multicast group; raises Refused."""
-        for effect in self._transport.join(handle, group, interface):
-            if isinstance(effect, JoinGroup):
-                try:
-                    self._sockets.join(effect)
-                except OSError as error:
-                    self._perform(self._transport.leave(handle, group, interface))
-                    text = f"the host does not let {group} be joined on {effect.interface}: {error.strerror}"
-                    raise Refused(status_of(error), text, rule="O7") from None
-
     def _join_for(self, asked: JoinForRequest) -> list[Effect]:
-        """A request as bytes asks for a join."""
+        """A request needs a group of the host's."""
         try:
             self._sockets.join(asked.join)
         except OSError as error:
-            text = f"the host does not let {asked.join.group} be joined: {error.strerror}"
+            text = f"the host does not let {asked.join.group} be joined on {asked.join.interface}: {error.strerror}"
             return self._transport.group_answered(asked, status_of(error), text)
         return self._transport.group_answered(asked, NtStatus.SUCCESS)
-
-    def leave(self, handle: int, group: str, interface: str) -> None:
-        """End one join of a group; raises Refused."""
-        self._perform(self._transport.leave(handle, group, interface))
 
     def options(self, handle: int) -> SendOptions:
         """How an address object's datagrams leave."""
         return self._transport.options(handle)
-
-    def set_options(self, handle: int, options: SendOptions) -> None:
-        """From now on they leave so; raises Refused."""
-        self._transport.set_options(handle, options)
 
     def cancel(self, irp: Irp) -> None:
         """Windows: IoCancelIrp."""

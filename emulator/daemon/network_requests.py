@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from emulator.daemon.setting_requests import PendingSettings, Setting
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.tdi.groups import SendOptions
+from emulator.tdi.address_settings import OPTION_NAMES, MembershipSetting, OptionSetting
+from emulator.tdi.groups import Membership, SendOptions
 from emulator.tdi.irp import Irp, build_send_datagram
 from emulator.tdi.structures import SocketAddress
 from emulator.wire.codec import encode_response
@@ -28,6 +31,9 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "broadcast": (bool,),
     "type_of_service": (int,),
 }
+
+
+Answer: TypeAlias = Callable[[], tuple[Any, ...]]
 
 
 class _Burst:
@@ -133,24 +139,27 @@ class NetworkRequests:
         for irp in list(burst.irps):
             end.machine.datagrams.submit(irp)
 
-    def address_join(self, msgid: int, address: int, group: str, interface: str) -> tuple[Any, ...]:
-        end = self._find(address)
-        end.machine.datagrams.join(end.handle, group, interface)
-        return ()
+    def address_join(self, msgid: int, address: int, group: str, interface: str) -> None:
+        wanted = MembershipSetting(Membership(group, interface), joins=True)
+        self._set(msgid, self._find(address), [wanted], lambda: ())
 
-    def address_leave(self, msgid: int, address: int, group: str, interface: str) -> tuple[Any, ...]:
-        end = self._find(address)
-        end.machine.datagrams.leave(end.handle, group, interface)
-        return ()
+    def address_leave(self, msgid: int, address: int, group: str, interface: str) -> None:
+        wanted = MembershipSetting(Membership(group, interface), joins=False)
+        self._set(msgid, self._find(address), [wanted], lambda: ())
 
-    def address_options(self, msgid: int, address: int, changes: str) -> tuple[Any, ...]:
+    def address_options(self, msgid: int, address: int, changes: str) -> None:
         end = self._find(address)
         wanted = _object(changes)
-        options = end.machine.datagrams.options(end.handle)
-        if wanted:
-            options = _changed_options(options, wanted)
-            end.machine.datagrams.set_options(end.handle, options)
-        return (json.dumps(asdict(end.machine.datagrams.options(end.handle))),)
+        _check_options(end.machine.datagrams.options(end.handle), wanted)
+        settings = [OptionSetting(name, wanted[name]) for name in OPTION_NAMES if name in wanted]
+        self._set(msgid, end, settings, lambda: (json.dumps(asdict(end.machine.datagrams.options(end.handle))),))
+
+    def _set(
+        self, msgid: int, end: AddressEnd, settings: Sequence[Setting], answer: Callable[[], tuple[Any, ...]]
+    ) -> None:
+        """Submit settings one after the other, as requests that filters see."""
+        self._session.pending[msgid] = pending = PendingSettings(end, msgid, settings, answer)
+        pending.go_on()
 
     def segment_change(self, msgid: int, segment: str, changes: str) -> tuple[Any, ...]:
         return (json.dumps(self._session.server.segments.change(segment, _object(changes))),)
@@ -166,7 +175,8 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
-def _changed_options(options: SendOptions, changes: dict[str, Any]) -> SendOptions:
+def _check_options(options: SendOptions, changes: dict[str, Any]) -> None:
+    """Refused for what no option can be, before any is set."""
     for name, value in changes.items():
         known = _OPTION_TYPES.get(name)
         if known is None:
@@ -174,4 +184,4 @@ def _changed_options(options: SendOptions, changes: dict[str, Any]) -> SendOptio
             raise Refused(NtStatus.INVALID_PARAMETER, f"there is no option {name[:64]!r}; there are: {names}")
         if type(value) not in known:
             raise Refused(NtStatus.INVALID_PARAMETER, f"{name} cannot be {str(value)[:64]!r}")
-    return replace(options, **changes)
+    replace(options, **changes)

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from emulator.memory import AddressOutsideMemory
 from emulator.status import EmulatorError
+from emulator.tdi.address_settings import MembershipSetting, OptionSetting, image_of
 from emulator.tdi.connection_requests import Associate, Connect, Disconnect, Listen, PeerInformation, Receive, Send
 from emulator.tdi.constants import FileKind, MajorFunction
+from emulator.tdi.control_codes import Ioctl
 from emulator.tdi.filters import Verdict
 from emulator.tdi.irp import ConnectionInformation, Irp, MdlBuffer, SendDatagram
 from emulator.tdi.parameters import DeviceControl, QueryInformation, SetInformation
@@ -97,6 +99,9 @@ def view_of(irp: Irp, kind: FileKind, local: SocketAddress | None) -> FilterView
             return base._replace(code=int(flags))
         case DeviceControl(code=code, data=data):
             return base._replace(code=code, length=len(data), data=data[:MOST_DATA_BYTES])
+        case MembershipSetting() | OptionSetting() as setting:
+            image = image_of(setting)
+            return base._replace(code=Ioctl.TCP_SET_INFORMATION_EX, length=len(image), data=image)
         case _:
             return base
 

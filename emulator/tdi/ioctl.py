@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from emulator.status import Misuse, Refused
 from emulator.tdi.address import OpenFile
+from emulator.tdi.address_settings import MembershipSetting, OptionSetting, serve_setting
 from emulator.tdi.control_codes import Ioctl
 from emulator.tdi.effects import Effect
 from emulator.tdi.irp import Irp
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 def serve_private_control(transport: Transport, file: OpenFile, irp: Irp, now: float) -> list[Effect]:
     """A device control that is no TDI request. Windows: IRP_MJ_DEVICE_CONTROL."""
     control = irp.parameters
+    if isinstance(control, (MembershipSetting, OptionSetting)):
+        return serve_setting(transport, irp, control)
     if not isinstance(control, DeviceControl):
         raise Misuse(f"a device control comes with {control!r}")
     if control.code == Ioctl.TCP_SET_INFORMATION_EX:

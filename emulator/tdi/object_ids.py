@@ -23,7 +23,7 @@ from emulator.tdi.control_codes import (
     InfoType,
 )
 from emulator.tdi.effects import Effect, JoinForRequest, JoinGroup
-from emulator.tdi.groups import SendOptions
+from emulator.tdi.groups import Membership, SendOptions
 from emulator.tdi.irp import Irp
 from emulator.tdi.layout import Arch, Record
 from emulator.tdi.query_layouts import (
@@ -105,7 +105,9 @@ def _set_option(
     transport: SendSide, file: AddressObject, irp: Irp, option: AddressOption, value: bytes
 ) -> list[Effect]:
     if option in (AddressOption.ADD_MCAST, AddressOption.DEL_MCAST):
-        return _change_membership(transport, file, irp, option, value)
+        pair = _exactly(value, 8, option)
+        wanted = Membership(str(IPv4Address(pair[:4])), str(IPv4Address(pair[4:])))
+        return change_membership(transport, irp, wanted, joins=option is AddressOption.ADD_MCAST)
     options = transport.options(file.handle)
     if option is AddressOption.MCASTIF:
         host = str(IPv4Address(_exactly(value, 4, option)))
@@ -133,20 +135,16 @@ def _scalar(value: bytes, option: AddressOption) -> int:
     return int.from_bytes(value, "little")
 
 
-def _change_membership(
-    transport: SendSide, file: AddressObject, irp: Irp, option: AddressOption, value: bytes
-) -> list[Effect]:
+def change_membership(transport: SendSide, irp: Irp, wanted: Membership, *, joins: bool) -> list[Effect]:
     """A join may need the host: then the request ends when that has answered."""
-    pair = _exactly(value, 8, option)
-    group, interface = str(IPv4Address(pair[:4])), str(IPv4Address(pair[4:]))
-    if option is AddressOption.DEL_MCAST:
-        return [*transport.leave(file.handle, group, interface), irp.complete(NtStatus.SUCCESS)]
-    effects = transport.join(file.handle, group, interface)
-    joins = [each for each in effects if isinstance(each, JoinGroup)]
     if not joins:
+        return [*transport.leave(irp.handle, *wanted), irp.complete(NtStatus.SUCCESS)]
+    effects = transport.join(irp.handle, *wanted)
+    asked = [each for each in effects if isinstance(each, JoinGroup)]
+    if not asked:
         return [irp.complete(NtStatus.SUCCESS)]
     irp.mark_pending()
-    return [JoinForRequest(joins[0], irp, file.handle)]
+    return [JoinForRequest(asked[0], irp, irp.handle)]
 
 
 def group_answered(transport: SendSide, asked: JoinForRequest, status: NtStatus, message: str) -> list[Effect]:

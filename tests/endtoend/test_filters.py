@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from emulator.daemon.server import Server
 from emulator.status import NtStatus
 from emulator.tdi import builders
 from emulator.tdi.constants import FileKind, MajorFunction, MinorFunction, QueryType, ShareAccess
-from emulator.tdi.control_codes import Ioctl
+from emulator.tdi.control_codes import AddressOption, Ioctl
 from emulator.tdi.layout import Arch
 from emulator.tdi.nt_layouts import IRP
 from emulator.tdi.request_layouts import TDI_REQUEST_SEND_DATAGRAM
@@ -74,6 +76,11 @@ async def judging(stack: Filter, judge: Judge) -> AsyncIterator[list[FilterReque
         nursery.start_soon(work)
         yield seen
         nursery.cancel_scope.cancel()
+
+
+def set_option(option: AddressOption, value: bytes) -> bytes:
+    """TCP_REQUEST_SET_INFORMATION_EX with an option of an address object, counted out by hand."""
+    return struct.pack("<6I", 0x401, 0, 0x200, 0x200, option, len(value)) + value
 
 
 def pass_all(_: Filter, request: FilterRequest) -> None:
@@ -224,6 +231,91 @@ async def test_t9_bursts_and_questions_about_the_device_are_seen_one_by_one(tmp_
         assert [each.data for each in seen[:4]] == [b"0", b"1", b"2", b"3"]
         kinds = [each.kind for each in seen if each.minor == MinorFunction.QUERY_INFORMATION]
         assert kinds == [FileKind.CONTROL] * 2
+
+
+GROUP = "239.1.2.3"
+
+
+@both
+async def test_t9_joins_and_options_by_name_are_the_device_controls_they_stand_for(
+    tmp_path: Path, network: str
+) -> None:
+    here, _ = HOSTS[network]
+    async with three_programs(tmp_path) as (_, client, other):
+        address = await (await client.machine("vm1")).open_address((here, 0), network=network)
+        top = await (await other.machine("vm1")).attach_filter(network)
+        async with judging(top, pass_all) as seen:
+            await address.join(GROUP, interface=here)
+            assert (await address.options(ttl=7, multicast_loop=False))["ttl"] == 7
+            await address.options(ttl=None, multicast_interface=here)
+            await address.leave(GROUP, interface=here)
+            with pytest.raises(RequestFailed) as late:
+                await address.leave(GROUP, interface=here)
+            assert late.value.status is NtStatus.INVALID_ADDRESS
+        membership = IPv4Address(GROUP).packed + IPv4Address(here).packed
+        options = [
+            (AddressOption.ADD_MCAST, membership),
+            (AddressOption.TTL, b"\x07\0\0\0"),
+            (AddressOption.MCASTLOOP, bytes(4)),
+            (AddressOption.MCASTIF, IPv4Address(here).packed),
+            (AddressOption.TTL, b"\xff\xff\xff\xff"),
+            (AddressOption.DEL_MCAST, membership),
+            (AddressOption.DEL_MCAST, membership),
+        ]
+        assert {(each.major, each.code) for each in seen} == {
+            (MajorFunction.DEVICE_CONTROL, Ioctl.TCP_SET_INFORMATION_EX)
+        }
+        assert [each.data for each in seen] == [set_option(*each) for each in options]
+
+
+@both
+async def test_t7_a_filter_refuses_a_join_and_an_option_by_name(tmp_path: Path, network: str) -> None:
+    here, _ = HOSTS[network]
+    async with three_programs(tmp_path) as (_, client, other):
+        address = await (await client.machine("vm1")).open_address((here, 0), network=network)
+
+        def judge(_: Filter, request: FilterRequest) -> None:
+            if request.data in (set_option(AddressOption.MCASTTTL, bytes((9, 0, 0, 0))), joining):
+                request.end(NtStatus.ACCESS_DENIED)
+            else:
+                request.pass_on()
+
+        joining = set_option(AddressOption.ADD_MCAST, IPv4Address(GROUP).packed + IPv4Address(here).packed)
+        top = await (await other.machine("vm1")).attach_filter(network)
+        async with judging(top, judge) as seen:
+            for wanted in (
+                partial(address.join, GROUP, interface=here),
+                partial(address.options, multicast_ttl=9, ttl=3),
+            ):
+                with pytest.raises(RequestFailed) as denied:
+                    await wanted()
+                assert denied.value.status is NtStatus.ACCESS_DENIED
+            for wrong in ({"ttl": 300, "broadcast": False}, {"hops": 1}):
+                with pytest.raises(RequestFailed):
+                    await address.options(**wrong)
+            now = await address.options()
+            assert (now["multicast_ttl"], now["ttl"], now["broadcast"]) == (1, 3, True), "what is wrong changes nothing"
+            assert len(seen) == 3, "nor is it shown"
+        with pytest.raises(RequestFailed):
+            await address.leave(GROUP, interface=here)  # it never joined
+
+
+async def test_a_setting_that_a_filter_holds_ends_with_its_address(tmp_path: Path) -> None:
+    async with three_programs(tmp_path) as (_, client, other):
+        address = await (await client.machine("vm1")).open_address((HOSTS["lan"][0], 0), network="lan")
+        await (await other.machine("vm1")).attach_filter("lan")
+        ended: list[NtStatus] = []
+
+        async def set_two() -> None:
+            with pytest.raises(RequestFailed) as error:
+                await address.options(ttl=3, broadcast=False)
+            ended.append(error.value.status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(set_two)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(address.close)
+        assert ended == [NtStatus.CANCELLED]
 
 
 @both

@@ -149,8 +149,9 @@ def test_everything_that_enters_ends_once(moves: list[tuple[str, int]]) -> None:
         for step in steps:
             match step:
                 case AskFilter():
-                    assert not step.filter.removed
-                    open_asks.append(step)
+                    # One that was late in the same moment is not asked any more: what it had goes on below it.
+                    if not step.filter.removed:
+                        open_asks.append(step)
                 case Reached(passing) | Ended(passing, _):
                     over.append(passing)
 
