@@ -22,7 +22,7 @@ DOC = (ROOT / "docs/operating.md").read_text()
 # Commands that stand for the system's, where running those would change it or is not possible here.
 STAND_INS = {
     "systemctl": f'exec {sys.executable} {ROOT}/tests/support/systemctl.py "$@"',
-    "systemd-sysusers": 'exec /usr/bin/systemd-sysusers --root="$SANDBOX" "$PWD/$1"',
+    "systemd-sysusers": 'exec /usr/bin/systemd-sysusers --root="$SANDBOX" "$1"',
 }
 
 
