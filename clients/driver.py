@@ -234,6 +234,16 @@ class DriverState(OfferState):
             return True
         return False
 
+    def not_in_time(self, seconds: float, what: str) -> RequestFailed:
+        """A step that waits for what was taken, and does so still."""
+        held = sorted(self.taken, key=lambda received: received.handle)
+        shown = ", ".join(f"{each.handle} ({each.payload[:16]!r})" for each in held[:4])
+        why = "no packet is held; the peer, or a callback, takes longer"
+        if held:
+            more = f" and {len(held) - 4} more" if len(held) > 4 else ""
+            why = f"held and not completed: packet {shown}{more}; complete or fail them, and it ends"
+        return RequestFailed(NtStatus.IO_TIMEOUT, f"not {what} within {seconds:g} seconds: {why} [4.3]")
+
     # ---- callbacks
 
     def begin(self, kind: int) -> bool:

@@ -134,6 +134,12 @@ class DriverCore:
             raise Refused(NtStatus.INVALID_DEVICE_STATE, unless_allocated, rule="4.3")
         return self.protocol.call(method, self.state.number, self.in_callback() is not None)
 
+    def give_up_taken(self) -> None:
+        """Nobody will complete what was taken: a program ends with an exception."""
+        for received in list(self.state.taken):
+            requests.fail(self.protocol, received)
+            self.ended(received)
+
     def cleanup(self) -> Call | None:
         """Windows: VmbChannelCleanup; None when the daemon never heard of it."""
         self._require_not_disposed()

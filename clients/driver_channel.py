@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import trio
 
 from clients import requests
-from clients.calls import RequestFailed
+from clients.calls import Call, RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
 from clients.driver_calls import DriverCore, Payload
@@ -73,6 +74,7 @@ class DriverChannel(DriverChannelView):
 
     Made disabled by ``machine.allocate_channel``; ``setup`` takes the Init* values until ``enable``. A guest is active
     by enabling; a host starts paused and needs ``start``. Calls raise RequestFailed or Refused with the status.
+    As a context manager it is disabled and cleaned up at the end; an exception gives up the packets that are held.
     """
 
     def __init__(
@@ -95,18 +97,32 @@ class DriverChannel(DriverChannelView):
         """Leave paused. Returns at once. Not from a state callback (refused). Windows: VmbChannelStart."""
         await self._connection.finish(self._core.start())
 
-    async def pause(self) -> None:
-        """Returns when paused, all received packets completed. Disabled: paused at enable. Windows: VmbChannelPause."""
+    async def pause(self, *, timeout_seconds: float | None = None) -> None:
+        """Returns when paused, all packets taken here completed. Disabled: paused at enable. Windows: VmbChannelPause.
+
+        A packet that is held and never completed is waited for, for ever without ``timeout_seconds``. With it,
+        RequestFailed (IO_TIMEOUT) names what is held; the channel goes on pausing, and ``pause`` may be called again.
+        """
         allocate = self._core.allocate()
         if allocate is not None:
             await self._connection.finish(allocate)
-        await self._connection.finish(self._core.pause())
+        await self._finish_in(timeout_seconds, self._core.pause(), "paused")
 
-    async def disable(self) -> None:
-        """Host: revoke it. Guest: close it. Returns when Closed has returned. Windows: VmbChannelDisable."""
+    async def disable(self, *, timeout_seconds: float | None = None) -> None:
+        """Host: revoke it. Guest: close it. Returns when Closed has returned. Windows: VmbChannelDisable.
+
+        It pauses first, and so waits for held packets as ``pause`` does; ``timeout_seconds`` is the same, too.
+        """
         call = self._core.disable()
         if call is not None:
-            await self._connection.finish(call)
+            await self._finish_in(timeout_seconds, call, "disabled")
+
+    async def _finish_in(self, seconds: float | None, call: Call, what: str) -> None:
+        try:
+            with trio.fail_after(inf if seconds is None else seconds):
+                await self._connection.finish(call)
+        except trio.TooSlowError:
+            raise self._state.not_in_time(seconds or 0.0, what) from None
 
     async def cleanup(self) -> None:
         """Dispose of it; refused unless disabled. Windows: VmbChannelCleanup."""
@@ -272,5 +288,7 @@ class DriverChannel(DriverChannelView):
     ) -> None:
         if self._core.is_gone:
             return
+        if kind is not None:
+            self._core.give_up_taken()
         await self.disable()
         await self.cleanup()

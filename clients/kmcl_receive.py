@@ -77,10 +77,17 @@ class Receiving:
 
     def require_outside(self, what: str) -> None:
         """Raise Misuse for a call that waits for the very callback it is made from."""
-        if self._busy is not None and self._task is trio.lowlevel.current_task():
+        if self._busy is not None and self._is_awaiting(trio.lowlevel.current_task()):
             raise Misuse(
                 f"{what} waits until no packet is processed, and this one is; call it from a task of its own (4.2)"
             )
+
+    def _is_awaiting(self, task: trio.lowlevel.Task | None) -> bool:
+        """Whether the receive callback cannot end before a task has: it is its own, or in a nursery of its own."""
+        while task is not None and task is not self._task:
+            nursery = task.parent_nursery
+            task = None if nursery is None else nursery.parent_task
+        return task is not None
 
     async def quiet(self) -> None:
         """Return when no ProcessPacket runs. None begins: the channel delivers nothing while it suspends."""

@@ -8,7 +8,7 @@ from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from clients.calls import RequestFailed
+from clients.calls import Call, RequestFailed
 from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
 from clients.driver_calls import DriverCore, Payload
@@ -88,18 +88,42 @@ class DriverChannel(DriverChannelView):
         """Leave paused. Returns at once. Not from a state callback (refused). Windows: VmbChannelStart."""
         self._connection.finish(self._core.start())
 
-    def pause(self) -> None:
-        """Returns when paused, all received packets completed. Disabled: paused at enable. Windows: VmbChannelPause."""
+    def pause(self, *, timeout_seconds: float | None = None) -> None:
+        """Returns when paused, all packets taken here completed. Disabled: paused at enable. Windows: VmbChannelPause.
+
+        A packet that is held and never completed is waited for, for ever without ``timeout_seconds``. With it,
+        RequestFailed (IO_TIMEOUT) names what is held; the channel goes on pausing, and ``pause`` may be called again.
+        """
         allocate = self._core.allocate()
         if allocate is not None:
             self._connection.finish(allocate)
-        self._connection.finish(self._core.pause())
+        self._finish_in(timeout_seconds, self._core.pause(), "paused")
 
-    def disable(self) -> None:
-        """Host: revoke it. Guest: close it. Returns when Closed has returned. Windows: VmbChannelDisable."""
+    def disable(self, *, timeout_seconds: float | None = None) -> None:
+        """Host: revoke it. Guest: close it. Returns when Closed has returned. Windows: VmbChannelDisable.
+
+        It pauses first, and so waits for held packets as ``pause`` does; ``timeout_seconds`` is the same, too.
+        """
         call = self._core.disable()
         if call is not None:
-            self._connection.finish(call)
+            self._finish_in(timeout_seconds, call, "disabled")
+
+    def _finish_in(self, seconds: float | None, call: Call, what: str) -> None:
+        if seconds is not None and not self._ends_in(seconds, call):
+            raise self._state.not_in_time(seconds, what)
+        self._connection.finish(call)
+
+    def _ends_in(self, seconds: float, call: Call | DriverSend) -> bool:
+        """Wait for the end of something, so long; else it is abandoned."""
+        self._connection.flush()
+        deadline = time.monotonic() + seconds
+        while not call.done and (left := deadline - time.monotonic()) > 0:
+            self._connection.wait(left if left < inf else None)
+        if call.done:
+            return True
+        self._connection.protocol.abandon(call)
+        self._connection.flush()
+        return False
 
     def cleanup(self) -> None:
         """Dispose of it; refused unless disabled. Windows: VmbChannelCleanup."""
@@ -195,13 +219,7 @@ class DriverChannel(DriverChannelView):
         out, DEVICE_REMOVED when the channel goes.
         """
         sent, seconds = self._core.submit_synchronous(buffer, mdl, flags, completion_bytes, timeout_seconds)
-        self._connection.flush()
-        deadline = time.monotonic() + seconds
-        while not sent.done and (left := deadline - time.monotonic()) > 0:
-            self._connection.wait(left if left < inf else None)
-        if not sent.done:
-            self._connection.protocol.abandon(sent)
-            self._connection.flush()
+        if not self._ends_in(seconds, sent):
             raise self._core.timed_out(seconds)
         try:
             got = self._core.finished(sent)
@@ -268,5 +286,7 @@ class DriverChannel(DriverChannelView):
     ) -> None:
         if self._core.is_gone:
             return
+        if kind is not None:
+            self._core.give_up_taken()
         self.disable()
         self.cleanup()

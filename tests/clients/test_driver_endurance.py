@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from clients.calls import RequestFailed
 from clients.driver import DriverPhase
 from clients.driver_channel import DriverChannel
 from clients.kmcl import (
@@ -190,6 +191,67 @@ async def test_4_2_pause_and_disable_in_a_receive_callback_are_mistakes(tmp_path
         good(VmbPacketSend(pair.client.packet(), b"x", 1, None, WAIT))
         ends = ["refused", "suspend"] if call is VmbChannelPause else ["refused", "suspend", "closed"]
         await server.called(*ends)
+
+
+@pytest.mark.parametrize("call", [VmbChannelPause, VmbChannelDisable])
+async def test_4_2_a_nursery_of_the_receive_callbacks_own_is_noticed_too(tmp_path: Path, call: Any) -> None:
+    async with drivers(tmp_path) as pair, trio.open_nursery() as nursery:
+        server = pair.server
+
+        async def ends_it() -> None:
+            with pytest.raises(Misuse, match="waits until no packet is processed"):
+                await call(server.channel)
+            nursery.start_soon(call, server.channel)  # which is no nursery of the callback's
+
+        async def process(packet: VMBPACKETCOMPLETION, buffer: bytes, flags: int) -> None:
+            async with trio.open_nursery() as inner, trio.open_nursery() as innermost:
+                inner.start_soon(trio.lowlevel.checkpoint)
+                innermost.start_soon(ends_it)
+            VmbChannelPacketComplete(packet, None, 0)
+
+        server.answer = process
+        await pair.open()
+        good(VmbPacketSend(pair.client.packet(), b"x", 1, None, WAIT))
+        await server.called(*(["suspend"] if call is VmbChannelPause else ["suspend", "closed"]))
+
+
+@MODE
+@pytest.mark.parametrize("step", ["pause", "disable"])
+async def test_4_3_a_time_out_names_the_packets_that_are_held(tmp_path: Path, mode: str, step: str) -> None:
+    async with machines(tmp_path) as (_, near, far):
+        guest, host = guest_of(near, Seen(), mode), host_of(far, Seen(), mode)
+        await both_active(guest, host)
+        for number in range(6):
+            guest.submit(b"packet %d" % number)
+        held = [await anext(host) for _ in range(6)]
+        with pytest.raises(
+            RequestFailed, match=r"held and not completed: packet .*b'packet 0.*b'packet 3.* and 2 more"
+        ):
+            await getattr(host, step)(timeout_seconds=0.05)
+        for packet in held:
+            await packet.complete()
+        await getattr(host, step)(timeout_seconds=20)
+        assert host.is_paused
+        assert (host.phase is DriverPhase.DISABLED) is (step == "disable")
+
+
+@MODE
+async def test_4_3_an_exception_gives_up_the_packets_a_channels_block_holds(tmp_path: Path, mode: str) -> None:
+    async with machines(tmp_path) as (_, near, far):
+        guest, sent = guest_of(near, Seen(), mode), []
+
+        async def fails() -> None:
+            async with host_of(far, Seen(), mode) as host:
+                await both_active(guest, host)
+                sent.append(guest.submit(b"held    "))
+                await anext(host)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fails()
+        with pytest.raises(RequestFailed) as ended:
+            await guest.finish(sent[0])
+        assert ended.value.status in (NtStatus.CANCELLED, NtStatus.DEVICE_REMOVED)
 
 
 @MODE

@@ -54,6 +54,9 @@ def serve(path: Path, mode: str, said: queue.Queue[list[str]]) -> None:
         said.put(["enabled"])
         channel.until(DriverPhase.OPEN)
         for packet in channel:
+            if packet.payload == b"last    ":
+                with pytest.raises(RequestFailed, match=r"held and not completed: packet .*last"):
+                    channel.pause(timeout_seconds=0.05)
             size = packet.external_mdl().byte_count if packet.has_external_data else 0
             packet.complete(size.to_bytes(8, "little") if size else packet.payload)
             if packet.payload == b"last    ":
