@@ -1,79 +1,128 @@
 """The client API's tests of the first day, as they stand, with QUIC in the place of the Unix socket.
 
-Left out are those that look at mapped memory or count descriptors from the test itself, those of very many packets
-(``test_quic_path`` has ten thousand over a bad path), and those that kill a client and expect it to be noticed at once.
+Every test of the modules in ``TAKEN`` is taken into this one, and what it connects to is changed underneath it
+(``tests.support.over_udp``). What is left out stands in ``LEFT_OUT`` and ``MODULES_LEFT_OUT``, each with its reason; a
+test that is neither run nor left out fails ``test_nothing_is_forgotten``.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 
-from clients import Connection, connect
-from emulator.remote.keyring import Keyring
-from tests.endtoend import test_connections, test_datagrams, test_full_rings, test_packets
-from tests.support.processes import Daemon, start_daemon
-from tests.support.remote import EVERYTHING, quic_section
-
-SUITE: tuple[Callable[[Path], Awaitable[None]], ...] = (
-    test_packets.test_posts_without_completion_arrive_whole_and_in_order,
-    test_full_rings.test_two_programs_crosswise_guest_and_host_of_each_other_drain,
-    test_connections.test_records_both_ways_and_a_release,
-    partial(
-        test_datagrams.test_programs_of_two_machines_exchange_datagrams,
-        network="udp",
-        here="127.0.0.1",
-        there="127.0.0.1",
-        limit=65_507,
-    ),
-    partial(
-        test_datagrams.test_programs_of_two_machines_exchange_datagrams,
-        network="lan",
-        here="10.0.0.1",
-        there="10.0.0.2",
-        limit=1_472,
-    ),
-    test_datagrams.test_an_ordinary_udp_socket_is_a_peer,
-    partial(test_datagrams.test_address_objects_that_share_an_address_each_get_every_datagram, network="lan"),
-    test_datagrams.test_an_address_in_use_is_refused,
-    partial(test_datagrams.test_s9_the_three_queries_name_the_same_limit, network="lan", limit=1_472),
-    test_datagrams.test_datagrams_that_are_not_taken_are_dropped_at_the_bound_and_counted,
+import clients.sync
+from tests.clients import test_trio_face
+from tests.endtoend import (
+    test_bus,
+    test_connections,
+    test_datagrams,
+    test_dns_peer,
+    test_full_rings,
+    test_killed,
+    test_packets,
 )
-MODULES = (test_packets, test_full_rings, test_connections, test_datagrams)
+from tests.support.over_udp import OverUdp, put_over_udp
+
+TAKEN: tuple[ModuleType, ...] = (
+    test_bus,
+    test_connections,
+    test_datagrams,
+    test_dns_peer,
+    test_full_rings,
+    test_killed,
+    test_packets,
+    test_trio_face,
+)
+
+MAPPED = "it reads or writes mapped memory, and over UDP none is mapped"
+DESCRIPTORS = "it counts the descriptors a Unix socket costs or passes"
+UNIX_SOCKET = "it is about the Unix socket itself, or a listener of the test's own stands behind it"
+PROCESS = "it reads which process of this host a client was, and how a killed one is noticed: test_quic_path has that"
+AT_ONCE = "it expects a killed client to be noticed at once, and over UDP that takes the idle time: test_quic_path"
+LONG = "a hundred thousand packets; test_quic_namespaces has ten thousand over a bad path"
+SYNC = "it is about clients.sync, which says why not: test_the_face_without_an_event_loop_says_why_not"
+
+LEFT_OUT = {
+    "connections__without_an_event_loop": SYNC,
+    "killed__a_datagram_program_killed_frees_its_addresses": DESCRIPTORS,
+    "killed__a_guest_killed_with_packets_in_flight": PROCESS,
+    "killed__a_host_killed_with_packets_in_flight": PROCESS,
+    "packets__a_client_that_cannot_map_memory_reads_and_writes_it_by_message": MAPPED,
+    "packets__a_guest_may_wait_before_the_host_offers_and_again_when_the_host_has_died": AT_ONCE,
+    "packets__a_hundred_thousand_packets_with_external_data_and_a_daemon_that_does_not_grow": LONG,
+    "trio_face__a_daemon_that_ends_the_conversation_is_told_as_a_lost_connection": UNIX_SOCKET,
+    "trio_face__attaching_cancelled_at_any_moment_keeps_no_descriptor": DESCRIPTORS,
+    "trio_face__no_daemon_is_said_with_what_to_do": UNIX_SOCKET,
+    "trio_face__two_tasks_may_use_one_connection_and_one_machine_at_once": MAPPED,
+}
+# Whoever looks at the daemon's process needs one.
+OWN_PROCESS = {
+    "killed__a_busy_daemon_stops_cleanly_and_tells_everybody",
+    "killed__a_storm_of_connections_while_the_daemon_stops_is_no_crash",
+}
+
+# The other modules of the first day.
+MODULES_LEFT_OUT = {
+    "clients.test_cli": "no daemon is in it",
+    "clients.test_demo": "no daemon is in it",
+    "clients.test_faces": SYNC,
+    "clients.test_protocol": "no daemon is in it",
+    "endtoend.test_cli": "it is about vmbusctl, whose commands over UDP test_remote_attach runs",
+    "endtoend.test_damaged_rings": MAPPED,
+    "endtoend.test_demo": "it is about vmbusctl demo, which starts a daemon of its own",
+    "endtoend.test_hostile_clients": UNIX_SOCKET,
+    "endtoend.test_socket_path": UNIX_SOCKET,
+}
 
 
-def name_of(test: Any) -> str:
-    """A test's name, with the network it is for."""
-    made = getattr(test, "func", test)
-    network = getattr(test, "keywords", {}).get("network", "")
-    return f"{made.__name__.removeprefix('test_')}{'-' if network else ''}{network}"
+def own_tests(module: ModuleType) -> dict[str, object]:
+    """The tests a module has of its own, by the names they get here."""
+    short = module.__name__.rpartition(".")[2].removeprefix("test_")
+    return {
+        f"{short}__{name.removeprefix('test_')}": value
+        for name, value in vars(module).items()
+        if name.startswith("test_") and getattr(value, "__module__", None) == module.__name__
+    }
 
 
-@pytest.mark.parametrize("test", SUITE, ids=name_of)
-async def test_over_udp(
-    test: Callable[[Path], Awaitable[None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def everybody_over_udp(path: str | os.PathLike[str], **options: Any) -> AbstractAsyncContextManager[Connection]:
-        return connect(os.environ["VMBUS_PLACE"], **options, credentials=os.environ["VMBUS_CREDENTIALS"])
+FOUND = {name: test for module in TAKEN for name, test in own_tests(module).items()}
+# pytest finds them here as if they had been written here.
+globals().update({f"test_{name}": test for name, test in FOUND.items() if name not in LEFT_OUT})
 
-    @asynccontextmanager
-    async def reached_over_udp(tmp_path: Path, config: str = "", **options: Any) -> AsyncIterator[Daemon]:
-        keyring = Keyring.init(tmp_path / "keys")
-        credentials = keyring.add("everything", EVERYTHING)
-        async with start_daemon(tmp_path, config + quic_section(keyring.directory), **options) as daemon:
-            async with connect(daemon.socket_path) as local:
-                (described,) = await local.inspect("daemon")
-            monkeypatch.setenv("VMBUS_PLACE", f"quic://{described['quic']}")
-            monkeypatch.setenv("VMBUS_CREDENTIALS", str(credentials))
-            yield daemon
 
-    for module in MODULES:
-        monkeypatch.setattr(module, "start_daemon", reached_over_udp)
-        monkeypatch.setattr(module, "connect", everybody_over_udp)
-    await test(tmp_path)
+@pytest.fixture(autouse=True)
+def over_udp(request: pytest.FixtureRequest) -> Iterator[OverUdp | None]:
+    """Everything a taken test attaches to is attached to over UDP."""
+    name = getattr(request.node, "originalname", "").removeprefix("test_")
+    if name not in FOUND:
+        yield None
+        return
+    own_process = name in OWN_PROCESS
+    with put_over_udp(TAKEN, own_process=own_process) as made:
+        yield made
+    assert own_process or made.attached, "nothing went over UDP"
+
+
+def test_nothing_is_forgotten() -> None:
+    taken = {name for name in FOUND if f"test_{name}" in globals()}
+    assert taken | LEFT_OUT.keys() == FOUND.keys(), "each is run, or stands in LEFT_OUT, which names no other"
+    assert not taken & LEFT_OUT.keys()
+    assert taken >= OWN_PROCESS
+    assert len(taken) >= 50
+    for name in MODULES_LEFT_OUT:
+        module = import_module(f"tests.{name}")
+        assert module not in TAKEN
+        assert own_tests(module), "a module without tests is not left out"
+
+
+def test_the_face_without_an_event_loop_says_why_not() -> None:
+    """Whoever listens there, or nobody: it is not even tried."""
+    why = (
+        r"clients\.sync cannot attach to quic://192\.0\.2\.7:4433: between its calls nothing runs that would "
+        r"acknowledge packets or .*; use clients\.connect"
+    )
+    with pytest.raises(ValueError, match=why), clients.sync.connect("quic://192.0.2.7:4433"):
+        pass
