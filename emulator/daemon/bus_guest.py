@@ -226,7 +226,7 @@ class BusGuestChannel(Channel):
         if not self.is_held:
             self.machine.bus.let_go(self)
 
-    def _log_damage(self, found_by: Side, problem: str) -> None:
+    def _log_damage(self, found_by: Side, problem: str, transaction_id: int | None) -> None:
         # A hosted end stops. On the bus the channel is open until the guest closes it.
         self.note(BusFault.RING_DAMAGED, problem, "channel.failed")
 

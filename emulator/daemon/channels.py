@@ -17,6 +17,7 @@ from emulator.daemon.hosted_endpoint import hosted_endpoint
 from emulator.daemon.log import logger
 from emulator.daemon.offers import Offer
 from emulator.daemon.uncompleted import uncompleted
+from emulator.daemon.violations import is_told
 from emulator.memory import PAGE_SIZE, GpaRange
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.endpoint import ChannelEndpoint, EndpointLimits, Side
@@ -277,7 +278,7 @@ class Channel:
 
     def fail(self, side: ChannelSide, violation: PeerViolation) -> None:
         """A ring was damaged, as ``side`` found: the channel ends, and both clients are told why."""
-        self._damaged(side.role, str(violation))
+        self._damaged(side.role, str(violation), getattr(violation, "transaction_id", None))
         reason = f"the ring is damaged, as the {side.role.value}'s end found: {violation}"
         self.close(NtStatus.DEVICE_REMOVED, reason)
 
@@ -286,19 +287,18 @@ class Channel:
         if not self._is_damaged:
             self._damaged(side.role, reason)
 
-    def _damaged(self, found_by: Side, problem: str) -> None:
+    def _damaged(self, found_by: Side, problem: str, transaction_id: int | None = None) -> None:
         self._is_damaged = True
         self.machine.counters.channels_failed += 1
-        self._log_damage(found_by, problem)
+        self._log_damage(found_by, problem, transaction_id)
 
-    def _log_damage(self, found_by: Side, problem: str) -> None:
-        logger().warning(
-            "channel.failed",
-            machine=self.machine.name,
-            channel=self.number,
-            found_by=found_by.value,
-            error=problem,
-        )
+    def _log_damage(self, found_by: Side, problem: str, transaction_id: int | None) -> None:
+        # A client may do this as often as it likes, and shall not fill the log.
+        count = self.machine.damages.add(found_by.value)
+        if is_told(count):
+            about = {} if transaction_id is None else {"transaction": transaction_id}
+            place = {"machine": self.machine.name, "channel": self.number, "found_by": found_by.value}
+            logger().warning("channel.failed", **place, **about, error=problem, count=count)
 
     def describe(self) -> dict[str, Any]:
         """What ``vmbusctl channels`` shows of an opening."""

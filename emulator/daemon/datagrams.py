@@ -20,6 +20,7 @@ from emulator.daemon.tcp import TcpStreams
 from emulator.daemon.transport_owners import ConnectionOwner, Outside, Owner, Waiter
 from emulator.daemon.udp import status_of
 from emulator.daemon.udp_sockets import UdpSockets
+from emulator.daemon.violations import Repeats, is_told
 from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.constants import FileKind, ShareAccess
 from emulator.tdi.create import FILE_KINDS, CreateRequest
@@ -92,6 +93,7 @@ class Datagrams:
         self.filters = Filters(self, self._transport, config.limits)
         self.handlers = HandlerAnswers(self._transport, self._perform, self.look_at_deadlines)
         self.violations = 0
+        self._violations_by_rule = Repeats()
 
     def look_at_deadlines(self) -> None:
         """There may be a nearer deadline than the one waited for."""
@@ -274,8 +276,7 @@ class Datagrams:
                 case Tell(owner=owner):
                     cast(Owner, owner).tell(effect)
                 case Violation():
-                    self.violations += 1
-                    self._log.warning("tdi.violation", client=str(effect.owner), rule=effect.rule, why=effect.message)
+                    self._violated(effect)
                 case Transmit(key=key):
                     pending += self._sockets.transmit(key)
                 case CloseSocket(key=key):
@@ -299,6 +300,14 @@ class Datagrams:
                     raise Misuse("a group is joined while that is answered, nowhere else")
         if self.outside is not None:
             self.outside.sent_on(self._ports)
+
+    def _violated(self, violation: Violation) -> None:
+        """A client broke a rule of TDI, which it may do as often as it likes without filling the log."""
+        self.violations += 1
+        count = self._violations_by_rule.add(violation.rule)
+        if is_told(count):
+            about = {"client": str(violation.owner), "rule": violation.rule, "why": violation.message}
+            self._log.warning("tdi.violation", **about, count=count)
 
     # ---- tasks
 

@@ -22,6 +22,7 @@ from emulator.daemon.memfile import MemoryFile
 from emulator.daemon.mmio import MmioSpace
 from emulator.daemon.offers import Offer
 from emulator.daemon.quotas import Quotas
+from emulator.daemon.violations import Repeats
 from emulator.memory import PageAllocator, PagedOut
 from emulator.status import NtStatus, PeerViolation, Refused
 from emulator.vmbus.profile import ChannelProfile
@@ -70,6 +71,8 @@ class Machine:
         # Those that began to act on it and have not ended.
         self.attached_sessions: set[Session] = set()
         self.counters = Counters()
+        # Rings found damaged, by whose end found it.
+        self.damages = Repeats()
         # Reading the clock twice for each packet is for those who look at the result.
         self.measures_latency = config.metrics.listen is not None
         self._nursery: trio.Nursery | None = None

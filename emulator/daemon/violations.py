@@ -43,6 +43,23 @@ class Tally:
         ]
 
 
+def is_told(count: int) -> bool:
+    """Whether the log shall have something that has happened so often."""
+    return count <= FIRST_LOGGED or _is_power_of_ten(count)
+
+
+class Repeats:
+    """How often each of a few things has happened, for what is logged as the mistakes of guests are."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def add(self, kind: str) -> int:
+        """Once more; how often it has now. There have to be only so many kinds."""
+        self._counts[kind] = count = self._counts.get(kind, 0) + 1
+        return count
+
+
 class Violations:
     """The mistakes of one machine's guests, and where they are told."""
 
@@ -58,7 +75,7 @@ class Violations:
         count = self.tally.add(violation)
         if channel is not None:
             channel.add(violation)
-        if count <= FIRST_LOGGED or _is_power_of_ten(count):
+        if is_told(count):
             self._log.warning(event, fault=fault.name, rule=fault.rule, message=violation.message, count=count)
 
 

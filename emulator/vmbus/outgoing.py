@@ -188,7 +188,8 @@ class Outgoing:
         elif transaction_id in self._cancelled:
             self._cancelled.remove(transaction_id)
         else:
-            raise RingCorruption(f"the peer completed transaction 0x{transaction_id:X}, which is not outstanding")
+            text = f"the peer completed transaction 0x{transaction_id:X}, which is not outstanding"
+            raise RingCorruption(text, transaction_id)
 
     def cancel(self, transaction_id: int) -> Completed | None:
         """Give up a packet; its end, or None when it has ended already."""

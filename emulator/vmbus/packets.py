@@ -37,7 +37,14 @@ _PADDING = tuple(bytes(-n & 7) for n in range(8))
 
 
 class RingCorruption(PeerViolation):
-    """The peer put something illegal into a ring. It is sticky: nothing more is taken from that ring."""
+    """The peer put something illegal into a ring. It is sticky: nothing more is taken from that ring.
+
+    ``transaction_id`` is the transaction it was about, if it was about one.
+    """
+
+    def __init__(self, message: str, transaction_id: int | None = None) -> None:
+        super().__init__(message)
+        self.transaction_id = transaction_id
 
 
 class PacketKind(IntEnum):

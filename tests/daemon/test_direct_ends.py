@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 
 from emulator.daemon import channels
@@ -169,3 +170,20 @@ async def test_a_direct_end_tells_of_damage_once_and_a_hosted_one_has_nothing_to
         status, reason = await host.goodbye()
         assert status is NtStatus.INVALID_PARAMETER
         assert "is hosted: the daemon itself sees whether its rings are damaged" in reason
+
+
+async def test_damaged_rings_are_told_in_the_log_a_few_times_and_then_counted(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with served(tmp_path) as (server, path), raw_client(path) as guest, raw_client(path) as host:
+            await host.attach()
+            await guest.attach()
+            await host.offer(ECHO)
+            for _ in range(12):
+                channel = (await guest.answer(await open_direct(guest)))[0]
+                await guest.notify("channel.damaged", channel, "so it is")
+                await guest.call("channel.close", channel)
+            assert server.machines["vm1"].counters.channels_failed == 12
+    told = [line for line in lines if line["event"] == "channel.failed"]
+    assert [line["count"] for line in told] == [1, 2, 3, 4, 5, 10]
+    assert {(line["machine"], line["found_by"], line["error"]) for line in told} == {("vm1", "guest", "so it is")}
+    assert not any("transaction" in line for line in told)

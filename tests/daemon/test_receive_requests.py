@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 
 from emulator.config import Config, LimitsConfig
@@ -218,6 +219,23 @@ async def test_r33_numbers_of_a_hostile_answer_are_counted_and_change_nothing(tm
         await it.called()
         [machine, _] = it.server.machines.values()
         assert machine.describe()["tdi_violations"] == 3
+
+
+async def test_what_a_handler_does_wrong_is_told_in_the_log_a_few_times_and_then_counted(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with opened(tmp_path) as it:
+            await it.set_handler()
+            await it.send(*(bytes([number]) for number in range(13)))
+            for _ in range(12):
+                msgid, _ = await it.called()
+                await it.client.respond(msgid, 0xFFFFFFFF, 5, 0, 0, 0, None, b"")
+            await it.called()
+            [machine, _] = it.server.machines.values()
+            seen = machine.describe()["tdi_violations"]
+    told = [line for line in lines if line["event"] == "tdi.violation"]
+    assert seen >= 12
+    for rule in {line["rule"] for line in told}:
+        assert [line["count"] for line in told if line["rule"] == rule] == [1, 2, 3, 4, 5, 10]
 
 
 async def test_a_client_with_too_many_unanswered_calls_is_not_called_again(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from emulator.daemon.violations import LISTED_KINDS, Tally, Violations
+from emulator.daemon.violations import LISTED_KINDS, Repeats, Tally, Violations, is_told
 from emulator.vmbus import message_types as m
 from emulator.vmbus.faults import BusError, BusFault, Violation
 from emulator.vmbus.host import HostBus
@@ -39,6 +39,12 @@ def test_each_kind_is_logged_five_times_and_then_at_powers_of_ten() -> None:
     assert recorder.lines[-1]["event"] == "bus.open_failed"
     assert violations.total == 100_002
     assert violations.tally.counts() == {"PAUSED (2.5)": 100_001, "INVALID_RING (2.6)": 1}
+
+
+def test_repeats_are_counted_for_each_kind() -> None:
+    repeats = Repeats()
+    told = [(kind, count) for kind in "ab" * 11 if is_told(count := repeats.add(kind))]
+    assert told == [(kind, count) for count in (1, 2, 3, 4, 5, 10) for kind in "ab"]
 
 
 def test_a_tally_lists_the_kinds_seen_last_and_what_was_said_of_the_last_of_each() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from pathlib import Path
@@ -135,6 +136,8 @@ async def test_a_completion_nobody_asked_for_ends_the_channel_that_it_came_on(tm
                 number, handle, _, _ = await host.notice("channel.packets")
                 await host.notify("packet.complete", number, handle, b"")
         assert "the peer completed transaction 0xDEAD, which is not outstanding" in str(channel.closed)
+        logged = [json.loads(line) for line in daemon.stderr.splitlines() if "channel.failed" in line]
+        assert [(line["transaction"], line["found_by"]) for line in logged] == [(0xDEAD, "guest")]
         await host.notify("channel.window", number, 1, 1)
         await host.call("ping")
         await round_trip(daemon, OTHER)
