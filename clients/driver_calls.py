@@ -306,7 +306,7 @@ class DriverCore:
     def external_mdl(self, received: ReceivedPacket | DirectPacket, *, read_only: bool) -> Mdl:
         """Windows: VmbChannelPacketGetExternalData. Raises RequestFailed."""
         if received.mdl is None:
-            ranges = requests.usable_ranges(received)
+            ranges = requests.usable_ranges(self.protocol, self.state.machine, received)
             pfns = tuple(pfn for each in ranges for pfn in each.pfns)
             if self.protocol.is_paged_out(self.state.machine, pfns):
                 self.protocol.wait_for_pages(pfns, self.state, received)

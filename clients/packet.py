@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from clients import remote_memory, requests
 from clients.direct_calls import DirectPacket
 from clients.inbox import ReceivedPacket
+from emulator.memory import GpaRange
 
 if TYPE_CHECKING:
     from clients.connection import Connection
@@ -25,13 +26,16 @@ class Packet:
         self.has_external_data = received.has_external_data
         self.ranges = received.ranges
 
+    def _ranges(self) -> tuple[GpaRange, ...]:
+        return requests.usable_ranges(self._connection.protocol, self._machine.number, self._received)
+
     def external_data(self) -> bytes:
         """A copy of the guest memory it points at; for clients that have mapped it."""
-        return requests.gather_mapped(self._machine.memory, requests.usable_ranges(self._received))
+        return requests.gather_mapped(self._machine.memory, self._ranges())
 
     async def read_external_data(self) -> bytes:
         """The same, for every client."""
-        ranges = requests.usable_ranges(self._received)
+        ranges = self._ranges()
         if self._machine.memory.is_mapped:
             return requests.gather_mapped(self._machine.memory, ranges)
         return await remote_memory.read_ranges(self._connection, self._machine.number, ranges)

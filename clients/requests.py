@@ -285,10 +285,13 @@ def completion(call: Sending) -> Completion:
     return done
 
 
-def usable_ranges(received: ReceivedPacket | DirectPacket) -> tuple[GpaRange, ...]:
+def usable_ranges(
+    protocol: ClientProtocol, machine: int, received: ReceivedPacket | DirectPacket
+) -> tuple[GpaRange, ...]:
     """The guest memory a packet points at. Windows: VmbChannelPacketGetExternalData (rules R6, R7)."""
     if not received.has_external_data:
-        raise RequestFailed(NtStatus.INVALID_PARAMETER, "the packet has no external data")
+        status = protocol.profile_of(machine).kmcl.no_external_data_status
+        raise RequestFailed(status, "the packet has no external data")
     if received.refusal is not None:
         raise RequestFailed(NtStatus(received.refusal[0]), received.refusal[1])
     if received.range_error is not None:

@@ -189,13 +189,16 @@ class Packet:
         self.has_external_data = received.has_external_data
         self.ranges = received.ranges
 
+    def _ranges(self) -> tuple[GpaRange, ...]:
+        return requests.usable_ranges(self._connection.protocol, self._machine.number, self._received)
+
     def external_data(self) -> bytes:
         """A copy of the guest memory it points at; for clients that have mapped it."""
-        return requests.gather_mapped(self._machine.memory, requests.usable_ranges(self._received))
+        return requests.gather_mapped(self._machine.memory, self._ranges())
 
     def read_external_data(self) -> bytes:
         """The same, for every client."""
-        return b"".join([self._machine.read_memory(rng) for rng in requests.usable_ranges(self._received)])
+        return b"".join([self._machine.read_memory(rng) for rng in self._ranges()])
 
     def complete(self, payload: bytes = b"") -> None:
         """Windows: VmbChannelPacketComplete. Its sender's call returns ``payload``, padded to 8 bytes."""

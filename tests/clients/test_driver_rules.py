@@ -12,7 +12,7 @@ import trio
 from clients import Machine, RequestFailed
 from clients.driver import DriverPhase
 from clients.driver_channel import DriverChannel
-from emulator.config import Config, LimitsConfig, MachineConfig
+from emulator.config import Config, LimitsConfig, MachineConfig, ProfileConfig
 from emulator.memory import PAGE_SIZE, Mdl, MdlFlags
 from emulator.status import NtStatus, Refused
 from emulator.vmbus.guest import GuestBus
@@ -150,6 +150,41 @@ async def test_r6_external_data_is_one_mdl_for_each_range_the_same_every_time(
             assert refused.value.status is NtStatus.INVALID_PARAMETER
             await packet.complete()
             await other.complete()
+
+
+OTHER_STATUSES = Config(
+    machines={"vm1": MachineConfig(profile="other")},
+    profiles={
+        "other": ProfileConfig(
+            kmcl={"no_external_data_status": "NOT_SUPPORTED", "read_only_gpadl_status": "SHARING_VIOLATION"}
+        )
+    },
+)
+
+
+@MODES
+async def test_r6_the_status_for_no_external_data_is_a_choice(tmp_path: Path, guest_mode: str, host_mode: str) -> None:
+    async with drivers(tmp_path, guest_mode, host_mode, OTHER_STATUSES) as (guest, host, _, _):
+        guest.submit(b"none    ")
+        packet = await anext(host)
+        for ask in (packet.external_mdl, packet.external_data):
+            with pytest.raises(RequestFailed, match="no external data") as refused:
+                ask()
+            assert refused.value.status is NtStatus.NOT_SUPPORTED
+        with pytest.raises(RequestFailed) as refused:
+            await packet.read_external_data()
+        assert refused.value.status is NtStatus.NOT_SUPPORTED
+        await packet.complete()
+
+
+async def test_4_2_the_status_for_writing_to_a_read_only_page_list_is_a_choice(tmp_path: Path) -> None:
+    async with drivers(tmp_path, config=OTHER_STATUSES) as (guest, host, near, _):
+        with near.memory.allocate(8) as data:
+            handle = await guest.create_gpadl(data, read_only=True)
+            with pytest.raises(RequestFailed) as refused:
+                await host.map_gpadl(handle)
+            assert refused.value.status is NtStatus.SHARING_VIOLATION
+            await guest.delete_gpadl(handle)
 
 
 async def test_r6_read_only_affects_the_mapping_only(tmp_path: Path) -> None:

@@ -275,13 +275,14 @@ def test_r4_fail_sends_nothing_and_stops_the_queue() -> None:
         pair.host.fail(packet.handle)
 
 
-def test_r6_no_external_data() -> None:
-    pair = ChannelPair()
+@pytest.mark.parametrize("status", [NtStatus.INVALID_PARAMETER, NtStatus.NOT_SUPPORTED])
+def test_r6_no_external_data(status: NtStatus) -> None:
+    pair = ChannelPair(profile=KmclProfile(no_external_data_status=status))
     pair.guest.send(b"", None, WAIT, None)
     (packet,) = pair.host_packets()
     with pytest.raises(Refused) as caught:
         pair.host.external_data(packet.handle)
-    assert (caught.value.status, caught.value.rule) == (NtStatus.INVALID_PARAMETER, "R6")
+    assert (caught.value.status, caught.value.rule) == (status, "R6")
     pair.host.complete(packet.handle)
     with pytest.raises(Misuse):
         pair.host.external_data(packet.handle)
