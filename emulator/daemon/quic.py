@@ -6,7 +6,6 @@ what they have to send. A session that puts something sends it at once; the task
 
 from __future__ import annotations
 
-import heapq
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from emulator.config import QuicConfig
 from emulator.daemon.log import logger
 from emulator.daemon.quic_keys import EXPIRED, Admission, KeysUnreadable, NotAdmitted
 from emulator.daemon.quic_stream import CONVERSATION, LINGER_SECONDS, QuicStream, RemoteClient
+from emulator.daemon.quic_timers import Timers
 from emulator.daemon.streams import Stream
 from emulator.remote import RemoteUnavailable, require_quic
 from emulator.status import NtStatus
@@ -76,8 +76,7 @@ class QuicListener:
         self._serve: Callable[[Stream], Awaitable[None]] | None = None
         self._nursery: trio.Nursery | None = None
         self._alarm = trio.CancelScope()
-        self._timers: list[tuple[float, int, RemoteClient]] = []
-        self._armed = 0
+        self._timers = Timers()
 
     @property
     def place(self) -> str:
@@ -181,12 +180,12 @@ class QuicListener:
         if self.table.answers:
             self._packets.send(self.table.answers)
             self.table.answers.clear()
-        for client in self._due(now):
+        for client in self._timers.due(now):
             if client.engine.timer is not None:
                 client.engine.handle_timer(now)
             touched[client] = None
         for client in self.table.late_handshakes(now):
-            self.table.forget(client)
+            self._forget(client)
             touched.pop(client, None)
             self._log.info("quic.handshake_abandoned", source=client.source)
         for client in touched:
@@ -202,23 +201,15 @@ class QuicListener:
         client.heard = now
         return True
 
-    def _due(self, now: float) -> Iterable[RemoteClient]:
-        while self._timers and self._timers[0][0] <= now:
-            deadline, _, client = heapq.heappop(self._timers)
-            # Another stands for it by now where the two differ.
-            if client.deadline == deadline and client.identifiers:
-                client.deadline = None
-                yield client
-
     def _next_deadline(self) -> float:
-        while self._timers and (self._timers[0][2].deadline != self._timers[0][0]):
-            heapq.heappop(self._timers)
         late = self.table.next_late()
-        first = self._timers[0][0] if self._timers else float("inf")
+        first = self._timers.next()
         return first if late is None else min(first, late)
 
     def _look_at(self, client: RemoteClient, now: float) -> None:
         """Do what a connection reports, then send what it has to send."""
+        if not client.identifiers:
+            return
         engine = client.engine
         while (event := engine.next_event()) is not None:
             self._happened(client, event)
@@ -246,17 +237,14 @@ class QuicListener:
     def _arm(self, client: RemoteClient, now: float) -> None:
         """Have the timer ring no later than this connection needs it; ringing too early costs a look at it."""
         deadline = client.engine.timer
-        if deadline is None:
-            return  # it has not begun; the bound of its handshake ends it
+        if deadline is None or not client.identifiers:
+            return  # it has not begun, and the bound of its handshake ends it; or it is forgotten
         if not client.engine.is_over:
             if client.stream is not None and client.stream.closing_since is not None:
                 deadline = min(deadline, client.stream.closing_since + LINGER_SECONDS)
             if client.is_authenticated and self._settings.keep_alive_seconds:
                 deadline = min(deadline, now + self._settings.keep_alive_seconds)
-        if client.deadline is None or deadline < client.deadline:
-            client.deadline = deadline
-            self._armed += 1
-            heapq.heappush(self._timers, (deadline, self._armed, client))
+        if self._timers.arm(client, deadline):
             self._alarm.deadline = min(self._alarm.deadline, deadline)
 
     # ---- what connections report
@@ -326,7 +314,13 @@ class QuicListener:
 
     def _over(self, client: RemoteClient) -> None:
         self._end_stream(client)
+        self._forget(client)
+
+    def _forget(self, client: RemoteClient) -> None:
         self.table.forget(client)
+        self._timers.forget(client)
+        if client.stream is None:
+            client.engine.release()
 
 
 def _has_lost(before: Identity, now: Identity) -> bool:

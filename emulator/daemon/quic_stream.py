@@ -189,7 +189,8 @@ class RemoteClient:
         self.began = now
         self.heard = now
         self.deadline: float | None = None
-        """When the timer rings for it."""
+        """When the timer rings for it, and by which number."""
+        self.timer = 0
         self.is_authenticated = False
         self.fingerprint = ""
         self.expires: datetime.datetime | None = None

@@ -132,6 +132,14 @@ class Engine(QuicConnection):
         """When ``handle_timer`` is due; None as long as nothing that could be read has come."""
         return None if self._close_at is None else self.get_timer()
 
+    def release(self) -> None:
+        """Nobody will ask it anything again: what it holds is freed now.
+
+        It refers to itself in many ways, so it would else stay until the collector of cycles comes by, and strangers
+        can begin hundreds of handshakes until then.
+        """
+        vars(self).clear()
+
     # ---- the conversation
 
     @property

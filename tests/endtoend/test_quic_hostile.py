@@ -19,11 +19,8 @@ from tests.support.remote import RemoteDaemon, start_remote
 
 GARBAGE = 100_000
 MIB = 1 << 20
-
-
-def address_of(remote: RemoteDaemon) -> tuple[str, int]:
-    host, _, port = remote.where.removeprefix("quic://").rpartition(":")
-    return host, int(port)
+# What a client may have to wait in the worst case, on a machine that does other work too.
+LONGEST_TURN_SECONDS = 5.0
 
 
 def garbage(remote: RemoteDaemon) -> list[bytes]:
@@ -50,7 +47,7 @@ def first_packets(remote: RemoteDaemon) -> tuple[Engine, bytes]:
     own = keyring.daemon()  # any certificate will do: it does not come so far
     pem = (keyring.directory / "ca.pem").read_bytes()
     engine = Engine(client_configuration(pem, own.certificate, own.key, idle_seconds=5.0, packet_bytes=1200))
-    engine.connect(address_of(remote), 0.0)
+    engine.connect(remote.address, 0.0)
     ((data, _),) = engine.packets_to_send(0.0)
     return engine, data
 
@@ -58,7 +55,7 @@ def first_packets(remote: RemoteDaemon) -> tuple[Engine, bytes]:
 async def test_a_flood_of_garbage_takes_no_memory_and_leaves_others_their_turn(tmp_path: Path) -> None:
     async with start_remote(tmp_path) as remote, connect(remote.where, credentials=remote.credentials) as attached:
         kinds = garbage(remote)
-        target = address_of(remote)
+        target = remote.address
         flooding = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with flooding:
             sent = 0
@@ -82,6 +79,7 @@ async def test_a_flood_of_garbage_takes_no_memory_and_leaves_others_their_turn(t
         assert sent == GARBAGE
         assert remote.daemon.memory().anonymous_bytes < before + 4 * MIB
         assert statistics.median(turns) < 0.5
+        assert max(turns) < LONGEST_TURN_SECONDS
         (described,) = await attached.inspect("daemon")
         assert (described["quic_clients"], described["quic_handshakes"], described["sessions"]) == (1, 0, 1)
         assert described["quic_dropped"] > 0
@@ -96,11 +94,11 @@ async def test_a_client_that_shows_no_certificate_is_refused(tmp_path: Path) -> 
         reason = ""
         outside = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with outside, trio.fail_after(10):
-            await outside.connect(address_of(remote))
+            await outside.connect(remote.address)
             await outside.send(data)
             engine.send_stream_data(CONVERSATION, b"\x94\x00\x01\x01\x93\x01\x01\xa1x")
             while not reason:
-                engine.receive_datagram(await outside.recv(65_536), address_of(remote), trio.current_time())
+                engine.receive_datagram(await outside.recv(65_536), remote.address, trio.current_time())
                 if (context := getattr(engine, "tls", None)) is not None:
                     context.certificate = context.certificate_private_key = None
                 for packet, _ in engine.packets_to_send(trio.current_time()):
@@ -112,7 +110,7 @@ async def test_a_client_that_shows_no_certificate_is_refused(tmp_path: Path) -> 
         assert (described["quic_refused"], described["sessions"]) == (1, 1), "nothing of it reached a session"
 
 
-async def test_what_a_client_held_is_gone_when_its_process_is(tmp_path: Path) -> None:
+async def test_what_a_client_held_is_gone_when_it_leaves(tmp_path: Path) -> None:
     async with start_remote(tmp_path) as remote, connect(remote.daemon.socket_path) as local:
         guest = await local.machine("vm1")
         async with connect(remote.where, credentials=remote.credentials) as attached:

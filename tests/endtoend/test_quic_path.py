@@ -12,8 +12,10 @@ from clients.vmbus import Channel
 from emulator.status import NtStatus
 from tests.endtoend.programs import ECHO, checksum, pattern
 from tests.support.path import network_path
+from tests.support.processes import start_client
 from tests.support.remote import start_remote
 
+PROGRAMS = "tests.endtoend.programs"
 PACKETS = 2_000  # five times as many go through namespaces, in test_quic_namespaces
 EXTERNAL_BYTES = 64
 PAGE = 4096
@@ -123,6 +125,59 @@ async def test_a_path_that_ends_ends_both_sides_in_the_idle_time(tmp_path: Path)
             assert channels[0].closed[0] is NtStatus.DEVICE_REMOVED
             (described,) = await local.inspect("daemon")
             assert described["quic_clients"] == 0
+
+
+# A killed program says nothing to anybody: over UDP it is missed, in the idle time.
+SOON_GONE = "idle_seconds = 2\nkeep_alive_seconds = 0.5"
+FLIGHT = 40
+
+
+async def test_a_guest_that_is_killed_ends_what_it_was_sent_in_the_idle_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_remote(tmp_path, SOON_GONE) as remote, connect(remote.daemon.socket_path) as local:
+        machine = await local.machine("vm1")
+        (before,) = await local.inspect("machines", "vm1")
+        offered = await machine.offer_channel(ECHO)
+        remote.tell_programs(monkeypatch)
+        async with start_client(tmp_path, "guest", PROGRAMS, "flood", "--count", str(FLIGHT)) as guest:
+            packets = [await anext(aiter(offered)) for _ in range(FLIGHT)]
+            with trio.fail_after(PATIENCE_SECONDS):
+                guest.kill()
+                with pytest.raises(RequestFailed, match=r"'flood', key 'everything' at .* ended: ") as failed:
+                    await offered.send(b"unheard!")
+            assert failed.value.status is NtStatus.CANCELLED
+            assert not offered.is_open
+        for packet in packets:
+            await packet.complete(b"too late")
+        (after,) = await local.inspect("machines", "vm1")
+        assert after["free_bytes"] == before["free_bytes"], "its pages are back"
+
+
+async def test_a_host_that_is_killed_ends_what_it_had_not_completed_in_the_idle_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_remote(tmp_path, SOON_GONE) as remote, connect(remote.daemon.socket_path) as local:
+        machine = await local.machine("vm1")
+        remote.tell_programs(monkeypatch)
+        async with start_client(tmp_path, "host", PROGRAMS, "host", "--hold", str(FLIGHT)) as host:
+            channel = await machine.open_channel(ECHO)
+            ended: list[NtStatus] = []
+
+            async def send() -> None:
+                with pytest.raises(RequestFailed) as failed:
+                    await channel.send(b"12345678")
+                ended.append(failed.value.status)
+
+            with trio.fail_after(PATIENCE_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(FLIGHT):
+                        nursery.start_soon(send)
+                    await host.wait_for_line("holding")
+                    host.kill()
+        assert ended == [NtStatus.DEVICE_REMOVED] * FLIGHT
+        with pytest.raises(RequestFailed, match="nobody offers"):
+            await machine.open_channel(ECHO, wait=False)
 
 
 async def test_an_idle_client_is_kept_alive(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import heapq
 import random
 import socket
 import sys
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +31,7 @@ class NetworkPath:
         loss: float,
         delay_seconds: float,
         overtaking: float,
+        copies: int = 1,
         near: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         host, _, port = target.removeprefix("quic://").rpartition(":")
@@ -38,6 +40,9 @@ class NetworkPath:
         self.loss = loss
         self.delay_seconds = delay_seconds
         self.overtaking = overtaking
+        self.copies = copies
+        self.recording: deque[bytes] | None = None
+        """What the client sent from now on, where somebody listens."""
         self.is_cut = False
         self.carried = 0
         self.lost = 0
@@ -76,7 +81,10 @@ class NetworkPath:
             await trio.lowlevel.wait_readable(self._near)
             while (packet := _take(self._near)) is not None:
                 data, self._client = packet
-                self._put(True, data)
+                if self.recording is not None:
+                    self.recording.append(data)
+                for _ in range(self.copies):
+                    self._put(True, data)
 
     async def _carry_back(self) -> None:
         while True:
@@ -86,7 +94,8 @@ class NetworkPath:
             except trio.ClosedResourceError:
                 continue  # moved
             while far.fileno() != -1 and (packet := _take(far)) is not None:
-                self._put(False, packet[0])
+                for _ in range(self.copies):
+                    self._put(False, packet[0])
 
     def _put(self, outward: bool, data: bytes) -> None:
         if self.is_cut or self._random.random() < self.loss:
@@ -118,10 +127,16 @@ class NetworkPath:
 
 @asynccontextmanager
 async def network_path(
-    target: str, *, seed: int = 1, loss: float = 0.0, delay_seconds: float = 0.0, overtaking: float = 0.0
+    target: str,
+    *,
+    seed: int = 1,
+    loss: float = 0.0,
+    delay_seconds: float = 0.0,
+    overtaking: float = 0.0,
+    copies: int = 1,
 ) -> AsyncIterator[NetworkPath]:
     """A path to a daemon for the length of the block."""
-    path = NetworkPath(target, seed, loss=loss, delay_seconds=delay_seconds, overtaking=overtaking)
+    path = NetworkPath(target, seed, loss=loss, delay_seconds=delay_seconds, overtaking=overtaking, copies=copies)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(path.run)
         failure: BaseException | None = None

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from clients import connect
 from emulator.remote.keyring import Keyring
 from tests.support.processes import Daemon, start_daemon
@@ -22,6 +24,17 @@ class RemoteDaemon:
     keyring: Keyring
     where: str
     credentials: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The same, for a socket."""
+        host, _, port = self.where.removeprefix("quic://").rpartition(":")
+        return host, int(port)
+
+    def tell_programs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Programs of ``tests.endtoend.programs`` that are started from now on attach here."""
+        monkeypatch.setenv("VMBUS_PLACE", self.where)
+        monkeypatch.setenv("VMBUS_CREDENTIALS", str(self.credentials))
 
     def add(self, name: str, grants: dict[str, tuple[str, ...]] | None = None, days: float = 30) -> Path:
         """Credentials for one more client. The daemon knows of them once it reads its keys anew."""
