@@ -67,7 +67,7 @@ class OperationRequests:
             raise Refused(NtStatus.INVALID_PARAMETER, f"there is no log level {level!r}; levels: {', '.join(LEVELS)}")
         before = set_level(level)
         # Said at a level that both thresholds let through, so that the log itself shows where it thins out.
-        logger().error("daemon.log_level", level=level, before=before, session=self._session.number)
+        logger().error("daemon.log_level", before=before, now=level, session=self._session.number)
         return (before,)
 
 

@@ -62,7 +62,7 @@ class Server:
         self.reloader = Reloader(self, config_path)
         self.manager = manager or ServiceManager({}, os.getpid())
         self.access = Access(config)
-        self.heartbeat = Heartbeat(self._serve_socket)
+        self.heartbeat = Heartbeat(self._serve_heartbeat)
         self.pages: HttpListener | None = None
         self.quic: QuicListener | None = None
         self.forced_by: int | None = None
@@ -72,6 +72,7 @@ class Server:
         self.machines = self.population.machines
         self.changes = Changes(self.population, self.access)
         self._sessions: dict[int, Session] = {}
+        self._heartbeats: set[int] = set()
         self.sessions_begun = 0
         self.is_stopping = False
         self._dirty: dict[Session, None] = {}
@@ -113,18 +114,18 @@ class Server:
             "ring": RING_BUILD,
             "ring_note": RING_BUILD_PROBLEM,
             "process": os.getpid(),
-            "sessions": len(self._sessions),
+            "sessions": self.session_count,
             **({} if self.quic is None else self.quic.describe()),
         }
 
     def sessions(self) -> list[Session]:
-        """Attached clients."""
+        """Attached clients, and the heartbeat."""
         return list(self._sessions.values())
 
     @property
     def session_count(self) -> int:
-        """Attached clients."""
-        return len(self._sessions)
+        """Attached clients. The heartbeat is none: nobody would know it in figures, nor may clients crowd it out."""
+        return len(self._sessions) - len(self._heartbeats)
 
     # ---- the pump
 
@@ -157,20 +158,30 @@ class Server:
     async def _serve_socket(self, sock: socket.socket) -> None:
         await self.serve_client(UnixStream(sock, self.config.limits.outbox_bytes))
 
+    async def _serve_heartbeat(self, sock: socket.socket) -> None:
+        session = self._add_session(UnixStream(sock, self.config.limits.outbox_bytes))
+        self._heartbeats.add(session.number)
+        await session.run()
+
     async def serve_client(self, stream: Stream) -> None:
         """The life of one client's session."""
+        session = self._add_session(stream)
+        if self.session_count > self.config.limits.sessions:
+            session.end(NtStatus.INSUFFICIENT_RESOURCES, f"the daemon already serves {self.session_count - 1} clients")
+        await session.run()
+
+    def _add_session(self, stream: Stream) -> Session:
         self.sessions_begun += 1
         session = Session(self, stream, self.sessions_begun)
         self._sessions[session.number] = session
         if self.is_stopping:
             session.end(*STOPPING)
-        elif len(self._sessions) > self.config.limits.sessions:
-            session.end(NtStatus.INSUFFICIENT_RESOURCES, f"the daemon already serves {len(self._sessions) - 1} clients")
-        await session.run()
+        return session
 
     def forget(self, session: Session) -> None:
         """A session is over."""
         self._sessions.pop(session.number, None)
+        self._heartbeats.discard(session.number)
         self._session_ended.set()
         self._dirty.pop(session, None)
         self.population.let_go()
@@ -233,7 +244,7 @@ class Server:
     def summary(self) -> str:
         """The daemon in one line, for its service manager."""
         channels = sum(len(machine.channels) for machine in self.machines.values())
-        return f"{len(self.machines)} machines, {len(self._sessions)} clients, {channels} open channels"
+        return f"{len(self.machines)} machines, {self.session_count} clients, {channels} open channels"
 
     async def _report(self) -> None:
         """Tell the service manager the counts, and feed its watchdog as long as our own requests are answered."""

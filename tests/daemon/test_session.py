@@ -302,6 +302,22 @@ async def test_one_client_too_many_is_told_so(tmp_path: Path) -> None:
             await third.hello()
 
 
+async def test_clients_do_not_crowd_out_the_heartbeat_and_it_takes_no_place_from_them(tmp_path: Path) -> None:
+    config = Config(limits=LimitsConfig(sessions=1))
+    async with served(tmp_path, config) as (server, path), raw_client(path) as only:
+        await only.hello()
+        assert await server.heartbeat.beat(20)
+        await only.call("ping")
+        assert server.session_count == 1
+        only.close()
+        while server.session_count:
+            await trio.lowlevel.checkpoint()
+        async with raw_client(path) as another:
+            await another.hello()
+            assert await server.heartbeat.beat(20)
+        server.heartbeat.close()
+
+
 # ---- faults in the daemon itself
 
 

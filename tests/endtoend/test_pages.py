@@ -107,7 +107,7 @@ async def test_health_is_an_answer_of_the_dispatcher_and_readiness_ends_with_the
         place = place_of(daemon)
         assert (await fetch(place, "/healthz"))[::2] == (200, b"ok\n")
         ready = await fetch(place, "/readyz")
-        assert (ready.status, ready.body) == (200, b"2 machines, 1 clients, 0 open channels\n")
+        assert (ready.status, ready.body) == (200, b"2 machines, 0 clients, 0 open channels\n")
         async with deaf_client(daemon.socket_path):
             daemon.process.send_signal(signal.SIGTERM)
             with trio.fail_after(PATIENCE_SECONDS):
@@ -166,3 +166,5 @@ async def test_the_log_level_changes_while_the_daemon_runs(tmp_path: Path) -> No
         events = [json.loads(line)["event"] for line in daemon.stderr.removeprefix(before).splitlines()]
         assert events[0] == "daemon.log_level"
         assert "session.began" in events
+        changes = [json.loads(line) for line in daemon.stderr.splitlines() if "daemon.log_level" in line]
+        assert [(each["before"], each["now"]) for each in changes] == [("info", "error"), ("error", "info")]

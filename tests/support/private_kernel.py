@@ -19,6 +19,7 @@ from tests.support.tools import TOOLS, require_tool
 
 MODULES = Path("/usr/lib/uml/modules")
 MEMORY = "1G"
+BOOT_SECONDS = 120.0
 INSIDE = "VMBUS_TEST_PRIVATE_KERNEL"
 """Set in the environment of what runs in one."""
 
@@ -43,9 +44,23 @@ async def run_in_private_kernel(
     Raises ProcessFailed, with all that was said, where the command fails. Without the kernel's package the calling
     test is skipped, or fails in an automatic run.
     """
+    return await _run(tmp_path, "tests.support.first_process", modules, command, seconds)
+
+
+async def run_under_systemd(tmp_path: Path, environment: Path, script: Path, *, seconds: float) -> str | None:
+    """Run a script of bash there with systemd as first process and an environment at /opt/vmbus; otherwise the same.
+
+    What it changes of this machine's files, other than below ``/dev``, ``/proc`` and ``/sys``, only it sees.
+    """
+    require_tool("systemctl", TOOLS["systemctl"])
+    return await _run(tmp_path, "tests.support.become_systemd", ("overlay",), (environment, script), seconds)
+
+
+async def _run(
+    tmp_path: Path, program: str, modules: Sequence[str], arguments: Sequence[str | Path], seconds: float
+) -> str | None:
     kernel = require_tool("linux.uml", TOOLS["linux.uml"])
-    found = _paths(modules)
-    words = [sys.executable, "-m", "tests.support.first_process", *map(str, found), "--", *map(str, command)]
+    words = [sys.executable, "-m", program, *map(str, _paths(modules)), "--", *map(str, arguments)]
     first, directory = tmp_path / "first", tmp_path / "uml"
     path = shlex.quote(f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     first.write_text(
@@ -59,8 +74,9 @@ async def run_in_private_kernel(
     booted += ["con0=null,fd:1", f"init={first}", f"uml_dir={directory}", f"umid=k{os.getpid()}"]
     async with start_process(tmp_path, "kernel", booted, merge_output=True) as running:
         try:
-            await running.wait_for_line(STARTED)
-        except ProcessFailed:
+            await running.wait_for_line(STARTED, timeout_seconds=BOOT_SECONDS)
+        except ProcessFailed as failure:
+            print(failure)
             return None
         ended = await running.wait_for_line(ENDED, timeout_seconds=seconds)
         if ended.split()[-1] != "0":

@@ -24,6 +24,7 @@ TOOLS = {
     "npm": "npm",
     "setpriv": "util-linux",
     "socat": "socat",
+    "systemctl": "systemd",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
     "systemd-sysusers": "systemd",
