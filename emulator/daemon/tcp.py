@@ -49,12 +49,9 @@ def stream_status(number: int) -> NtStatus:
 
 
 class _Stream:
-    """One socket. ``mask`` is what it is registered for in the epoll; None where it is not.
+    """One socket. ``mask`` is what it is registered for in the epoll; None where it is not."""
 
-    ``others`` are a holder's sockets on further addresses, same port and key.
-    """
-
-    __slots__ = ("connecting", "holds", "key", "listening", "mask", "others", "socket")
+    __slots__ = ("connecting", "holds", "key", "listening", "mask", "socket")
 
     def __init__(self, key: int, sock: socket.socket, *, holds: bool, connecting: bool = False) -> None:
         self.key = key
@@ -63,11 +60,6 @@ class _Stream:
         self.connecting = connecting
         self.listening = False
         self.mask: int | None = None
-        self.others: list[_Stream] = []
-
-    def all(self) -> list[_Stream]:
-        """This one and the others."""
-        return [self, *self.others]
 
 
 def _new_socket(local: SocketAddress) -> socket.socket:
@@ -90,14 +82,14 @@ def _bound_socket(local: SocketAddress) -> socket.socket:
     return made
 
 
-def _beside(holder: _Stream, remote: SocketAddress) -> _Stream:
-    """The one of a holder's sockets whose address the host would send from."""
-    if holder.others:
+def _beside(holders: list[_Stream], remote: SocketAddress) -> _Stream:
+    """The one of several whose address the host would send from."""
+    if len(holders) > 1:
         source = route_source(remote)
-        for each in holder.all():
+        for each in holders:
             if each.socket.getsockname()[0] == source:
                 return each
-    return holder
+    return holders[0]
 
 
 def _socket_address(name: Any) -> SocketAddress:
@@ -125,20 +117,20 @@ class TcpStreams:
         """Take a port, at every address that is wanted; what it is. Raises OSError."""
         self._poller.open()
         for tries_left in reversed(range(PORT_TRIES)):
-            holder = _Stream(wanted.key, _bound_socket(wanted.local), holds=True)
-            local = _socket_address(holder.socket.getsockname())
+            holders = [_Stream(wanted.key, _bound_socket(wanted.local), holds=True)]
+            local = _socket_address(holders[0].socket.getsockname())
             try:
-                for host in wanted.also:
-                    other = _bound_socket(SocketAddress(host, local.port))
-                    holder.others.append(_Stream(wanted.key, other, holds=True))
+                for key, host in wanted.also:
+                    holders.append(_Stream(key, _bound_socket(SocketAddress(host, local.port)), holds=True))
             except OSError as error:
-                for each in holder.all():
+                for each in holders:
                     each.socket.close()
                 if wanted.local.port or error.errno != errno.EADDRINUSE or not tries_left:
                     raise
             else:
                 break
-        self._add(holder)
+        for each in holders:
+            self._add(each)
         return local
 
     def perform(self, effect: AcceptStreams | ConnectStream | StreamChanged | CloseStream) -> list[Effect]:
@@ -162,19 +154,17 @@ class TcpStreams:
 
     def _add(self, stream: _Stream) -> None:
         self._streams[stream.key] = stream
-        for each in stream.all():
-            self._by_descriptor[each.socket.fileno()] = each
+        self._by_descriptor[stream.socket.fileno()] = stream
 
     def _close(self, key: int, *, abort: bool) -> None:
         stream = self._streams.pop(key, None)
         if stream is None:
             return
-        for each in stream.all():
-            self._want(each, None)
-            del self._by_descriptor[each.socket.fileno()]
-            if abort:
-                each.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            each.socket.close()
+        self._want(stream, None)
+        del self._by_descriptor[stream.socket.fileno()]
+        if abort:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        stream.socket.close()
 
     def _want(self, stream: _Stream, mask: int | None) -> None:
         """Be told of these events of a socket, or of none at all."""
@@ -196,15 +186,14 @@ class TcpStreams:
         if stream is None:
             return []
         wanted = self._device.wants_accept(key)
-        for each in stream.all():
-            if wanted and not each.listening:
-                try:
-                    each.socket.listen(BACKLOG)
-                except OSError as error:
-                    status, why = stream_status(error.errno or 0), error.strerror or str(error)
-                    return self._device.listen_failed(key, status, why)
-                each.listening = True
-            self._want(each, _IN if wanted and each.listening else None)
+        if wanted and not stream.listening:
+            try:
+                stream.socket.listen(BACKLOG)
+            except OSError as error:
+                status, why = stream_status(error.errno or 0), error.strerror or str(error)
+                return self._device.listen_failed(key, status, why)
+            stream.listening = True
+        self._want(stream, _IN if wanted and stream.listening else None)
         return []
 
     def _accept(self, stream: _Stream) -> Iterable[Effect]:
@@ -228,15 +217,15 @@ class TcpStreams:
     # ---- connecting
 
     def _connect(self, wanted: ConnectStream) -> list[Effect]:
-        holder = self._streams.get(wanted.holder)
+        holders = [self._streams[key] for key in wanted.holders if key in self._streams]
         link = self._device.link(wanted.key)
-        if holder is None or link is None:
+        if not holders or link is None:
             return []
         made = _new_socket(wanted.remote)
         stream = _Stream(wanted.key, made, holds=False, connecting=True)
         self._add(stream)
         try:
-            self._bind_beside(made, _beside(holder, wanted.remote))
+            self._bind_beside(made, _beside(holders, wanted.remote))
             made.connect(tuple(wanted.remote))
         except BlockingIOError:
             self._want(stream, _OUT)

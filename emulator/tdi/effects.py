@@ -166,14 +166,15 @@ class Violation(NamedTuple):
 
 
 class BindStream(NamedTuple):
-    """Bind a real TCP socket to ``local`` (port 0: any free one), which does not listen yet; and to the hosts ``also``.
+    """Bind a real TCP socket to ``local`` (port 0: any free one), which does not listen yet.
 
-    Answer with ``stream_bound`` or ``stream_failed`` before any other call.
+    ``also`` are (key, host) of further ones on the same port: all of them, or none. Answer with ``stream_bound`` or
+    ``stream_failed`` before any other call.
     """
 
     key: int
     local: SocketAddress
-    also: tuple[str, ...] = ()
+    also: tuple[tuple[int, str], ...] = ()
 
 
 class AcceptStreams(NamedTuple):
@@ -183,10 +184,13 @@ class AcceptStreams(NamedTuple):
 
 
 class ConnectStream(NamedTuple):
-    """Connect a new socket ``key`` to ``remote``, from the address of the bound socket ``holder``."""
+    """Connect a new socket ``key`` to ``remote``, from the address of that one of ``holders`` that routes select.
+
+    There is one at least; the first is taken where the routes select none of them.
+    """
 
     key: int
-    holder: int
+    holders: tuple[int, ...]
     remote: SocketAddress
 
 

@@ -1,8 +1,10 @@
 """The TCP device: address objects over bound stream sockets, connections over connected ones, which others work.
 
-Behind each local address and port stands one bound socket, the *holder*, however many address objects are open there.
-It keeps the port, listens from the first time somebody wants offers, and accepts only while somebody does: until then
-the host's own queue holds those who connect. A connection has a socket of its own, and so has an attempt.
+Behind each local address and port stands one bound socket, the *holder*, however many address objects are open there;
+one on the wildcard is open on the holders of all the machine's own addresses, beside others of theirs. A holder keeps
+the port as long as one of them is open, listens from the first time somebody wants offers, and accepts only while
+somebody does: until then the host's own queue holds those who connect. A connection has a socket of its own, and so has
+an attempt.
 
 The shell is told by effects that there is something to do for a socket, and asks what:
 
@@ -44,12 +46,11 @@ TCP_DEVICE_NAME = "\\Device\\Tcp"
 class _Holder:
     """One bound socket: who is open on it, and whether it listens."""
 
-    __slots__ = ("also", "bound", "key", "listens", "users")
+    __slots__ = ("bound", "key", "listens", "users")
 
-    def __init__(self, key: int, bound: SocketAddress, also: tuple[str, ...]) -> None:
+    def __init__(self, key: int, bound: SocketAddress) -> None:
         self.key = key
         self.bound = bound
-        self.also = also
         self.users: list[AddressObject] = []
         self.listens = False
 
@@ -77,9 +78,10 @@ class TcpDevice(Device):
         self._reaches = lru_cache(maxsize=1_024)(self._compute_reaches)
         self._holders: dict[int, _Holder] = {}
         self._by_bound: dict[SocketAddress, _Holder] = {}
-        self._by_address: dict[AddressObject, _Holder] = {}
+        self._by_address: dict[AddressObject, tuple[_Holder, ...]] = {}
         self._links: dict[int, TcpLink] = {}
-        self._pending: tuple[_Holder, AddressObject] | None = None
+        # An open that waits for its BindStream: the object, the holders to be, and those of it that stand already.
+        self._pending: tuple[AddressObject, list[_Holder], list[_Holder]] | None = None
         self._last_key = 0
 
     def _compute_reaches(self, host: str) -> bool:
@@ -101,16 +103,19 @@ class TcpDevice(Device):
         hosts = self._hosts_to_bind(local.host)
         self.check_open(local, share, allowed=bool(hosts))
         address = AddressObject(handle, owner, self.network, local, shared=share.is_shared)
-        bound = SocketAddress(hosts[0], local.port)
-        holder = self._by_bound.get(bound)
-        if holder is not None:
-            self._join(holder, address)
+        standing = [self._by_bound.get(SocketAddress(host, local.port)) for host in hosts]
+        made = [
+            _Holder(self._new_key(), SocketAddress(host, local.port))
+            for host, holder in zip(hosts, standing, strict=True)
+            if holder is None
+        ]
+        found = [holder for holder in standing if holder is not None]
+        if not made:
+            self._join(found, address)
             return address, ()
-        # What another holder of this machine has at that port stays there.
-        also = tuple(host for host in hosts[1:] if SocketAddress(host, local.port) not in self._by_bound)
-        holder = _Holder(self._new_key(), bound, also)
-        self._pending = holder, address
-        return address, (BindStream(holder.key, bound, also),)
+        self._pending = address, made, found
+        also = tuple((holder.key, holder.bound.host) for holder in made[1:])
+        return address, (BindStream(made[0].key, made[0].bound, also),)
 
     def _hosts_to_bind(self, wanted: str) -> tuple[str, ...]:
         """The real addresses for a wanted one: all of its family for a wildcard; none when this machine may not."""
@@ -121,54 +126,55 @@ class TcpDevice(Device):
             return ()
         return tuple(own.text for own in self._locals if own.version == facts.version)
 
-    def _join(self, holder: _Holder, address: AddressObject) -> None:
-        holder.users.append(address)
-        self._by_address[address] = holder
+    def _join(self, holders: list[_Holder], address: AddressObject) -> None:
+        for holder in holders:
+            holder.users.append(address)
+        self._by_address[address] = tuple(holders)
         self.table.add(address)
 
-    def _answered(self, key: int) -> tuple[_Holder, AddressObject]:
+    def _answered(self, key: int) -> tuple[AddressObject, list[_Holder], list[_Holder]]:
         pending, self._pending = self._pending, None
-        if pending is None or pending[0].key != key:
+        if pending is None or pending[1][0].key != key:
             raise Misuse(f"no BindStream with key {key} is waiting for an answer")
         return pending
 
     def stream_bound(self, key: int, actual: SocketAddress) -> AddressObject:
         """The answer to a BindStream: the port is ours, and with it the address object is open (CR7)."""
-        holder, address = self._answered(key)
-        holder.bound = canonical_untrusted(actual)
+        address, made, found = self._answered(key)
+        made[0].bound = canonical_untrusted(actual)
         address.local = SocketAddress(address.local.host, actual.port)
-        self._holders[key] = holder
-        for host in (holder.bound.host, *holder.also):
-            self._by_bound[SocketAddress(host, actual.port)] = holder
-        self._join(holder, address)
+        for holder in made:
+            holder.bound = SocketAddress(holder.bound.host, actual.port)
+            self._holders[holder.key] = self._by_bound[holder.bound] = holder
+        self._join(made + found, address)
         return address
 
     def stream_failed(self, key: int, status: NtStatus, message: str) -> Refused:
         """The answer to a BindStream: it could not be bound."""
-        _, address = self._answered(key)
+        address, _, _ = self._answered(key)
         return Refused(status, f"{address.local} could not be bound: {message}", rule="CR8")
 
     def release(self, address: AddressObject) -> list[Effect]:
-        """The holder goes with its last address object; connections have sockets of their own (CL8)."""
+        """A holder goes with its last address object; connections have sockets of their own (CL8)."""
         self.table.remove(address)
-        holder = self._by_address.pop(address)
-        holder.users.remove(address)
-        if holder.users:
-            return []
-        del self._holders[holder.key]
-        for host in (holder.bound.host, *holder.also):
-            del self._by_bound[SocketAddress(host, holder.bound.port)]
-        return [CloseStream(holder.key, abort=False)]
+        effects: list[Effect] = []
+        for holder in self._by_address.pop(address):
+            holder.users.remove(address)
+            if not holder.users:
+                del self._holders[holder.key], self._by_bound[holder.bound]
+                effects.append(CloseStream(holder.key, abort=False))
+        return effects
 
     # Offers.
 
     def offers_wanted(self, address: AddressObject, wanted: bool) -> list[Effect]:
         """Somebody listens on an address, or nobody any more; the shell asks ``wants_accept``."""
-        holder = self._by_address.get(address)
-        if holder is None or not (wanted or holder.listens):
-            return []
-        holder.listens = True
-        return [AcceptStreams(holder.key)]
+        effects: list[Effect] = []
+        for holder in self._by_address.get(address, ()):
+            if wanted or holder.listens:
+                holder.listens = True
+                effects.append(AcceptStreams(holder.key))
+        return effects
 
     def wants_accept(self, key: int) -> bool:
         """Whether the next one who connects to a holder's port is to be accepted now."""
@@ -176,11 +182,15 @@ class TcpDevice(Device):
         return holder is not None and any(self.endpoints.wants_offers(user) for user in holder.users)
 
     def offered(self, key: int, remote: SocketAddress, now: float) -> tuple[int, list[Effect]]:
-        """Somebody has connected to a holder's port: the key of that socket, and what to do about it."""
+        """Somebody has connected to a holder: the key of that socket, and what to do about it.
+
+        Who is open on that very address is asked before who is on the wildcard, whoever came first.
+        """
         holder = self._holders[key]
         link = TcpLink(self._new_key(), canonical_untrusted(remote), self)
         self._links[link.key] = link
-        return link.key, self.endpoints.offer(list(holder.users), self, link, b"", now)
+        users = sorted(holder.users, key=lambda user: user.is_wildcard)
+        return link.key, self.endpoints.offer(users, self, link, b"", now)
 
     def listen_failed(self, key: int, status: NtStatus, message: str) -> list[Effect]:
         """The host does not let the holder listen: whoever listens there is told."""
@@ -200,7 +210,7 @@ class TcpDevice(Device):
         link = TcpLink(self._new_key(), remote, self)
         self._links[link.key] = link
         endpoint.begin(link)
-        return [ConnectStream(link.key, self._by_address[address].key, remote)]
+        return [ConnectStream(link.key, tuple(holder.key for holder in self._by_address[address]), remote)]
 
     def link(self, key: int) -> TcpLink | None:
         """The connection or attempt of a socket; None when it is over."""

@@ -423,6 +423,60 @@ async def test_a_wildcard_listens_on_every_own_address_and_connects_from_the_rig
             await _plain.pop().aclose()
 
 
+@pytest.mark.parametrize("wildcard_first", [True, False])
+async def test_cr8_a_wildcard_and_one_of_several_addresses_share_a_port(tmp_path: Path, wildcard_first: bool) -> None:
+    config = Config(udp=UdpConfig(bind=("127.0.0.1", "127.0.0.2")))
+    async with served(tmp_path, config) as (_, path), connect(path) as attached:
+        machine = await attached.machine("vm1")
+        hosts = ["0.0.0.0", "127.0.0.2"] if wildcard_first else ["127.0.0.2", "0.0.0.0"]
+        first = await machine.open_address((hosts[0], 0), network="tcp", share=True)
+        port = first.local[1]
+        second = await machine.open_address((hosts[1], port), network="tcp", share=True)
+        wild, single = (first, second) if wildcard_first else (second, first)
+        heard: list[str] = []
+
+        async def take(name: str, address: Address) -> None:
+            await (await address.open_connection()).listen()
+            heard.append(name)
+
+        async def knock(host: str, name: str) -> None:
+            _plain.append(await trio.open_tcp_stream(host, port))
+            while not heard:
+                await trio.lowlevel.checkpoint()
+            assert heard == [name]
+            heard.clear()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take, "wild", wild)
+            nursery.start_soon(take, "single", single)
+            await trio.testing.wait_all_tasks_blocked()
+            await knock("127.0.0.2", "single")
+            nursery.start_soon(take, "single", single)
+            await trio.testing.wait_all_tasks_blocked()
+            await knock("127.0.0.1", "wild")
+            nursery.cancel_scope.cancel()
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            await single.connect(listener.socket.getsockname())
+            async with await listener.accept() as incoming:
+                assert incoming.socket.getpeername() == ("127.0.0.2", port), "from its own address"
+        await single.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take, "wild", wild)
+            await trio.testing.wait_all_tasks_blocked()
+            await knock("127.0.0.2", "wild")
+        single = await machine.open_address(("127.0.0.2", port), network="tcp", share=True)
+        await wild.close()
+        other = await attached.machine("vm2")
+        again = await other.open_address(("127.0.0.1", port), network="tcp")
+        with pytest.raises(RequestFailed) as taken:
+            await other.open_address(("127.0.0.2", port), network="tcp")
+        assert taken.value.status is NtStatus.ADDRESS_ALREADY_EXISTS
+        await again.close()
+        while _plain:
+            await _plain.pop().aclose()
+
+
 async def test_over_ip_version_6(tmp_path: Path) -> None:
     async with served(tmp_path, Config()) as (_, path), connect(path) as attached:
         near = await (await attached.machine("vm1")).open_address(("::1", 0), network="tcp")

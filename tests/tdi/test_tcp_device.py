@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import permutations
 
 import pytest
 
@@ -30,15 +31,17 @@ PEER = SocketAddress("127.0.0.1", 9_000)
 class Bench:
     """One machine, and the shell's part played by the test."""
 
-    def __init__(self) -> None:
-        self.transport = Transport("vm1", Profile(), {})
+    def __init__(self, *own: str) -> None:
+        self.transport = Transport("vm1", Profile(), {}, own or ("127.0.0.1", "::1"))
         self.tcp = self.transport.tcp
+        self.bound: list[list[str]] = []
 
     def address(self, port: int = 5_000, share: ShareAccess = SHARED, host: str = "127.0.0.1") -> int:
         outcome = self.transport.open_address("\\Device\\Tcp", SocketAddress(host, port), share, "client")
         if outcome.status is NtStatus.PENDING:
             [effect] = outcome.effects
             assert isinstance(effect, BindStream)
+            self.bound.append([effect.local.host, *(also for _, also in effect.also)])
             outcome = self.transport.stream_bound(effect.key, SocketAddress(effect.local.host, port or 40_001))
         assert outcome.status is NtStatus.SUCCESS, outcome
         return outcome.handle
@@ -118,7 +121,7 @@ def test_an_attempt_ends_with_what_the_shell_found() -> None:
     address = bench.address()
     handle = bench.endpoint(address)
     effects, irp = bench.submit(handle, Connect(PeerInformation(PEER)))
-    assert effects == [ConnectStream(2, 1, PEER)]
+    assert effects == [ConnectStream(2, (1,), PEER)]
     link = bench.tcp.link(2)
     assert link is not None
     close, complete = link.broken(NtStatus.CONNECTION_REFUSED, "nobody", 2.0)
@@ -173,3 +176,45 @@ def test_nobody_is_accepted_while_nobody_listens_and_a_host_may_refuse() -> None
     assert StreamChanged(key) in effects
     late, effects = bench.tcp.offered(1, PEER, 2.0)
     assert effects == [CloseStream(late, abort=True)]
+
+
+ONE, TWO, ANY = "127.0.0.1", "127.0.0.2", "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "bound"),
+    [
+        ([ANY, TWO, ONE], [[ONE, TWO]]),
+        ([TWO, ANY, ONE], [[TWO], [ONE]]),
+        ([ONE, ANY, TWO], [[ONE], [TWO]]),
+        ([ONE, TWO, ANY], [[ONE], [TWO]]),
+    ],
+)
+def test_cr8_a_wildcard_and_single_addresses_share_in_any_order(hosts: list[str], bound: list[list[str]]) -> None:
+    for order in permutations(range(3)):
+        bench = Bench(ONE, TWO)
+        handles = [bench.address(host=host) for host in hosts]
+        assert bench.bound == bound
+        standing = list(hosts)
+        for number in order:
+            bench.transport.cleanup(handles[number], 0.0)
+            effects = bench.transport.close(handles[number])
+            standing.remove(hosts[number])
+            held = {ONE, TWO} if ANY in standing else set(standing)
+            assert {holder.bound.host for holder in bench.tcp._holders.values()} == held
+            assert all(isinstance(effect, CloseStream) for effect in effects)
+
+
+def test_c16_who_is_open_on_the_address_is_asked_before_the_wildcard() -> None:
+    bench = Bench(ONE, TWO)
+    wild = bench.address(host=ANY)
+    one = bench.address(host=TWO)
+    on_wild, on_one = bench.endpoint(wild), bench.endpoint(one)
+    first, second = (bench.submit(handle, Listen())[1] for handle in (on_wild, on_one))
+    assert [bench.tcp.wants_accept(key) for key in (1, 2)] == [True, True]
+    bench.tcp.offered(2, PEER, 1.0)
+    assert (first.status, second.status) == (NtStatus.PENDING, NtStatus.SUCCESS)
+    third = bench.submit(bench.endpoint(one), Listen())[1]
+    bench.tcp.offered(1, PEER, 1.0)
+    assert (first.status, third.status) == (NtStatus.SUCCESS, NtStatus.PENDING), "what came to another address"
+    assert [bench.tcp.wants_accept(key) for key in (1, 2)] == [False, True]
