@@ -221,6 +221,15 @@ class Connection:
                 self._poller.register(end.bell, select.POLLIN)
                 self._choose_look()
                 end.look()
+        for end in [end for end in self._listening.values() if end.closed is not None]:
+            self._stop_listening(end)
+
+    def _stop_listening(self, end: DirectEnd) -> None:
+        """A channel that is over must not stand in the way of the others' short round trips until the next sleep."""
+        self._poller.unregister(end.bell)
+        del self._listening[end.bell.fileno()]
+        self._choose_look()
+        end.bell.close()
 
     def _choose_look(self) -> None:
         """With one direct channel, which is the common case, looking is one call."""
@@ -243,17 +252,13 @@ class Connection:
         if not ready:
             raise TimeoutError(f"nothing came within {timeout:g} seconds")
         for descriptor, _ in ready:
-            end = self._listening.get(descriptor)
-            if end is None:
+            if descriptor == self._sock.fileno():
                 self._receive()
-            else:
+            elif (end := self._listening.get(descriptor)) is not None:  # else it was over just now
                 listening = end.heard()
                 end.look()
                 if not listening:
-                    self._poller.unregister(descriptor)
-                    del self._listening[descriptor]
-                    self._choose_look()
-                    end.bell.close()
+                    self._stop_listening(end)
 
     def flush(self) -> None:
         """Send what there is to send."""

@@ -19,6 +19,7 @@ import clients.sync
 from clients import Channel, Connection, OfferedChannel, RequestFailed, SendFlags
 from clients.direct import DirectEnd
 from emulator.status import NtStatus
+from emulator.vmbus.packets import RingCorruption
 from emulator.wire.schema import PACKET_SEND
 from tests.support.processes import Daemon, start_client, start_daemon
 
@@ -237,10 +238,29 @@ async def test_the_synchronous_face_in_every_pairing(tmp_path: Path, pairing: tu
                 nursery.start_soon(trio.to_thread.run_sync, use, daemon.socket_path)
 
 
+async def test_a_channel_that_is_over_leaves_the_short_way_to_the_other_at_once(tmp_path: Path) -> None:
+    """Short round trips are for a connection with one direct channel; one that has ended no longer counts."""
+    async with two_clients(tmp_path) as (daemon, _, host):
+        machine = await host.machine("vm1")
+        first, second = [await machine.offer_channel(ECHO, mode="direct") for _ in range(2)]
+
+        def use() -> None:
+            # It looks for long enough that the answer to a ping is there before it asks what else is.
+            with clients.sync.connect(daemon.socket_path, timeout_seconds=30, busy_poll_seconds=0.2) as guest:
+                here = guest.machine("vm1")
+                over, other = [here.open_channel(ECHO, offer.instance, mode="direct") for offer in (first, second)]
+                trio.from_thread.run(first.post, [b"ring it!"])
+                direct_end(over)._break(RingCorruption("somebody wrote over it"))
+                guest.ping()
+                assert list(guest._listening.values()) == [direct_end(other)]
+
+        await trio.to_thread.run_sync(use)
+
+
 # ---- hostile ends
 
 
-def direct_end(channel: Channel) -> DirectEnd:
+def direct_end(channel: Channel | clients.sync.Channel) -> DirectEnd:
     """What a direct channel is made of; a hostile client has this in its own process."""
     state = channel._state
     assert isinstance(state, DirectEnd)
