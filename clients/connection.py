@@ -16,6 +16,7 @@ from clients.calls import ConnectionLost, RequestFailed
 from clients.direct import DirectEnd
 from clients.driver import CallbackDue
 from clients.driver_running import running_callback, status_of
+from clients.inbox import AddressState, EndState, OfferState
 from clients.links import Link, UnixLink
 from clients.memory import POOL_PAGES, MachineMemory
 from clients.protocol import ClientProtocol
@@ -140,6 +141,15 @@ class Connection:
         if state.waiter is None:
             state.waiter = trio.Event()
         await state.waiter.wait()
+
+    async def wait_for_item(self, state: EndState | OfferState | AddressState) -> None:
+        """Return when an inbox holds something; StopAsyncIteration when nothing comes any more, or ConnectionLost."""
+        while not state.items:
+            if state.closed is not None:
+                if self.protocol.lost is not None:
+                    raise ConnectionLost(str(self.protocol.lost))
+                raise StopAsyncIteration
+            await self.wait_for(state)
 
     def flush(self) -> None:
         """Write what the socket takes now; the writer task does the rest. Wakes whoever an error concerns."""

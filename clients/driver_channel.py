@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from clients import requests
 from clients.calls import Call, RequestFailed
-from clients.direct_calls import DirectPacket
-from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
-from clients.driver_calls import DriverCore, Payload
-from clients.inbox import ReceivedPacket
+from clients.driver import DriverPhase, DriverSend
+from clients.driver_calls import Payload
+from clients.driver_views import DriverChannelView, DriverPacketView
 from clients.memory import Buffer
 from clients.packet import Packet
 from clients.requests import Completion
-from clients.views import DriverChannelView, DriverPacketView
 from emulator.memory import Mdl
-from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
 
 if TYPE_CHECKING:
@@ -31,15 +27,6 @@ if TYPE_CHECKING:
 class DriverPacket(Packet, DriverPacketView):
     """A packet that arrived on a driver channel. Exactly one of ``complete``, ``fail`` and ``defer`` follows."""
 
-    def __init__(
-        self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket, core: DriverCore
-    ) -> None:
-        super().__init__(connection, machine, received)
-        self._core = core
-        self.is_deferred = received.is_again  # put back with ``defer`` or for its pages, and here again
-        # Above 0 on the last of a batch: how many it had. Windows: EvtVmbChannelProcessingComplete (B1).
-        self.batch_packets = received.batch
-
     async def complete(self, payload: bytes = b"") -> None:
         """Windows: VmbChannelPacketComplete (R3)."""
         self.complete_now(payload)
@@ -48,25 +35,6 @@ class DriverPacket(Packet, DriverPacketView):
     async def fail(self) -> None:
         """Windows: VmbChannelPacketFail. The channel delivers nothing more until closed and opened again (R4)."""
         self.fail_now()
-
-    def complete_now(self, payload: bytes = b"") -> None:
-        """``complete``, for callers that cannot wait until the socket has taken it."""
-        self._core.check_completion(self._received)
-        requests.complete(self._connection.protocol, self._received, payload)
-        self._core.ended(self._received)
-        self._connection.flush()
-
-    def fail_now(self) -> None:
-        """``fail``, for callers that wait for nothing."""
-        self._core.check_completion(self._received)
-        requests.fail(self._connection.protocol, self._received)
-        self._core.ended(self._received)
-        self._connection.flush()
-
-    def defer(self) -> None:
-        """Put it back; it comes again before any other. Windows: VmbChannelPacketDeferToPassive (R5)."""
-        self._core.defer(self._received)
-        self._connection.flush()
 
 
 class DriverChannel(DriverChannelView):
@@ -77,12 +45,8 @@ class DriverChannel(DriverChannelView):
     As a context manager it is disabled and cleaned up at the end; an exception gives up the packets that are held.
     """
 
-    def __init__(
-        self, connection: Connection, machine: Machine, side: Side, callbacks: ChannelCallbacks, mode: str
-    ) -> None:
-        super().__init__(connection.protocol, (machine.number, machine.memory), side, callbacks, mode)
-        self._connection = connection
-        self._machine = machine
+    _connection: Connection
+    _machine: Machine
 
     # ---- life cycle
 
@@ -138,37 +102,6 @@ class DriverChannel(DriverChannelView):
             await self._connection.wait_for(self._state)
 
     # ---- sending
-
-    def submit(
-        self, buffer: Payload, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
-    ) -> DriverSend:
-        """Windows: VmbPacketSend. Checks the arguments now (raises Refused) and queues or sends; never waits.
-
-        What is returned is ``done`` when the packet is complete; ``finish`` waits for that. Before the channel is open
-        packets wait here, and go out in order when Opened has returned.
-        """
-        return self._submitted(self._core.submit(buffer, mdl, flags))
-
-    def submit_with_external_mdl(
-        self,
-        buffer: Payload,
-        mdl: Mdl | None,
-        offset: int = 0,
-        length: int = 0,
-        flags: int = SendFlags.WAIT_FOR_COMPLETION,
-    ) -> DriverSend:
-        """Windows: VmbPacketSendWithExternalMdl, as ``submit``."""
-        return self._submitted(self._core.submit_external_mdl(buffer, mdl, (offset, length), flags))
-
-    def submit_with_external_pfns(
-        self, buffer: Payload, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
-    ) -> DriverSend:
-        """Windows: VmbPacketSendWithExternalPfns, as ``submit``."""
-        return self._submitted(self._core.submit_external_pfns(buffer, pfns, flags))
-
-    def _submitted(self, send: DriverSend) -> DriverSend:
-        self._connection.flush()
-        return send
 
     async def finish(self, sent: DriverSend) -> Completion:
         """Wait for the end of what ``submit`` returned; raises RequestFailed with the status it ended with.

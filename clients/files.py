@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from clients import file_calls
-from clients.file_calls import FileState, IrpResult
+from clients.file_calls import IrpResult
 from clients.tdi import Address
+from clients.views import FileView
 from emulator.memory import Mdl
 from emulator.tdi.builders import Location
 from emulator.tdi.layout import Arch
@@ -16,19 +17,10 @@ if TYPE_CHECKING:
     from clients.connection import Connection
 
 
-class File:
+class File(FileView):
     """An open file of a transport: an address, a connection endpoint or a control channel. Windows: FILE_OBJECT."""
 
-    def __init__(self, connection: Connection, state: FileState) -> None:
-        self._connection = connection
-        self._state = state
-        self.kind = state.kind
-        self.local = state.local
-
-    @property
-    def number(self) -> int:
-        """Its number in this session, where a request names another file."""
-        return self._state.number
+    _connection: Connection
 
     @property
     def address(self) -> Address:

@@ -8,27 +8,20 @@ from typing import TYPE_CHECKING
 from clients import filter_calls, requests
 from clients.calls import RequestFailed
 from clients.filter_calls import FilterCompletion, FilterRequest
-from clients.filtering import FilterState
+from clients.views import FilterView
 
 if TYPE_CHECKING:
     from clients.connection import Connection
 
 
-class Filter:
+class Filter(FilterView):
     """This client's place above a device. Iterate over it for what passes; answer each in time.
 
     Opens, requests and, with ``events``, datagrams and handler calls wait for the answer, 5 seconds unless the daemon
     is configured otherwise; then the filter is removed and everything passes on. Made by ``machine.attach_filter``.
     """
 
-    def __init__(self, connection: Connection, state: FilterState) -> None:
-        self._connection = connection
-        self._state = state
-
-    @property
-    def closed(self) -> str | None:
-        """Why the filter is out, once it is."""
-        return None if self._state.closed is None else self._state.closed[1]
+    _connection: Connection
 
     async def next_request(self) -> FilterRequest:
         """Wait for what passes next. Raises RequestFailed once the filter is out."""

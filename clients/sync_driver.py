@@ -9,16 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from clients.calls import Call, RequestFailed
-from clients.direct_calls import DirectPacket
-from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
-from clients.driver_calls import DriverCore, Payload
-from clients.inbox import ReceivedPacket
+from clients.driver import DriverPhase, DriverSend
+from clients.driver_calls import Payload
+from clients.driver_views import DriverChannelView, DriverPacketView
 from clients.memory import Buffer
 from clients.requests import Completion
 from clients.sync_vmbus import Packet
-from clients.views import DriverChannelView, DriverPacketView
 from emulator.memory import Mdl
-from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
 
 if TYPE_CHECKING:
@@ -29,36 +26,13 @@ if TYPE_CHECKING:
 class DriverPacket(Packet, DriverPacketView):
     """A packet that arrived on a driver channel. Exactly one of ``complete``, ``fail`` and ``defer`` follows."""
 
-    def __init__(
-        self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket, core: DriverCore
-    ) -> None:
-        super().__init__(connection, machine, received)
-        self._core = core
-        self.is_deferred = received.is_again  # put back with ``defer`` or for its pages, and here again
-        # Above 0 on the last of a batch: how many it had. Windows: EvtVmbChannelProcessingComplete (B1).
-        self.batch_packets = received.batch
-
     def complete(self, payload: bytes = b"") -> None:
         """Windows: VmbChannelPacketComplete (R3)."""
-        self._core.check_completion(self._received)
-        super().complete(payload)
-        self._core.ended(self._received)
-        self._connection.flush()
+        self.complete_now(payload)
 
     def fail(self) -> None:
         """Windows: VmbChannelPacketFail. The channel delivers nothing more until closed and opened again (R4)."""
-        self._core.check_completion(self._received)
-        super().fail()
-        self._core.ended(self._received)
-        self._connection.flush()
-
-    complete_now = complete
-    fail_now = fail
-
-    def defer(self) -> None:
-        """Put it back; it comes again before any other. Windows: VmbChannelPacketDeferToPassive (R5)."""
-        self._core.defer(self._received)
-        self._connection.flush()
+        self.fail_now()
 
 
 class DriverChannel(DriverChannelView):
@@ -68,12 +42,8 @@ class DriverChannel(DriverChannelView):
     by enabling; a host starts paused and needs ``start``. Calls raise RequestFailed or Refused with the status.
     """
 
-    def __init__(
-        self, connection: Connection, machine: Machine, side: Side, callbacks: ChannelCallbacks, mode: str
-    ) -> None:
-        super().__init__(connection.protocol, (machine.number, machine.memory), side, callbacks, mode)
-        self._connection = connection
-        self._machine = machine
+    _connection: Connection
+    _machine: Machine
 
     # ---- life cycle
 
@@ -139,37 +109,6 @@ class DriverChannel(DriverChannelView):
             self._connection.wait()
 
     # ---- sending
-
-    def submit(
-        self, buffer: Payload, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
-    ) -> DriverSend:
-        """Windows: VmbPacketSend. Checks the arguments now (raises Refused) and queues or sends; never waits.
-
-        What is returned is ``done`` when the packet is complete; ``finish`` waits for that. Before the channel is open
-        packets wait here, and go out in order when Opened has returned.
-        """
-        return self._submitted(self._core.submit(buffer, mdl, flags))
-
-    def submit_with_external_mdl(
-        self,
-        buffer: Payload,
-        mdl: Mdl | None,
-        offset: int = 0,
-        length: int = 0,
-        flags: int = SendFlags.WAIT_FOR_COMPLETION,
-    ) -> DriverSend:
-        """Windows: VmbPacketSendWithExternalMdl, as ``submit``."""
-        return self._submitted(self._core.submit_external_mdl(buffer, mdl, (offset, length), flags))
-
-    def submit_with_external_pfns(
-        self, buffer: Payload, pfns: Sequence[int] | None, flags: int = SendFlags.WAIT_FOR_COMPLETION
-    ) -> DriverSend:
-        """Windows: VmbPacketSendWithExternalPfns, as ``submit``."""
-        return self._submitted(self._core.submit_external_pfns(buffer, pfns, flags))
-
-    def _submitted(self, send: DriverSend) -> DriverSend:
-        self._connection.flush()
-        return send
 
     def finish(self, sent: DriverSend) -> Completion:
         """Wait for the end of what ``submit`` returned; raises RequestFailed with the status it ended with.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from clients import address_calls, connection_calls, file_calls, network_calls, requests
 from clients.calls import RequestFailed
-from clients.inbox import AddressState, Datagram
+from clients.inbox import Datagram
 from clients.requests import IoStatus
 from clients.sync_receiving import Receiving
 from clients.sync_tdi_connections import TdiConnection
+from clients.views import AddressView
 
 if TYPE_CHECKING:
     from clients.file_calls import IrpResult
@@ -21,18 +22,10 @@ if TYPE_CHECKING:
     from emulator.tdi.builders import Location
 
 
-class Address(Receiving):
+class Address(Receiving, AddressView):
     """An open transport address. Iterate over it for the datagrams that arrive."""
 
-    def __init__(self, connection: Connection, state: AddressState, local: tuple[str, int]) -> None:
-        self._connection = connection
-        self._state = state
-        self.local = local
-
-    @property
-    def state(self) -> AddressState:
-        """The address as the connection to the daemon knows it."""
-        return self._state
+    _connection: Connection
 
     def open_connection(self) -> TdiConnection:
         """A connection endpoint on this address's machine and network, associated with it."""
@@ -69,11 +62,6 @@ class Address(Receiving):
             opened.abandon()
             raise
         return opened
-
-    @property
-    def dropped(self) -> int:
-        """Datagrams the daemon had to drop because this client did not take them in time."""
-        return self._state.dropped
 
     def send_datagram(self, data: bytes, destination: tuple[str, int]) -> IoStatus:
         """TDI_SEND_DATAGRAM. Returns (status, information); raises RequestFailed for an error status."""

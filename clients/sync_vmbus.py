@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from clients import address_calls, connection_calls, file_calls, filter_calls, requests, taking
 from clients.calls import RequestFailed
 from clients.direct import DirectEnd
-from clients.direct_calls import DirectPacket
 from clients.driver import ChannelCallbacks
-from clients.inbox import EndState, OfferState, ReceivedPacket
+from clients.inbox import EndState, OfferState
 from clients.memory import Buffer, MachineMemory, pages_of
 from clients.requests import Completion, Identity
 from clients.sync_bus import BusGuest, attach_bus
@@ -21,9 +19,8 @@ from clients.sync_filters import Filter
 from clients.sync_tdi import Address
 from clients.sync_tdi_connections import TdiConnection
 from clients.unix import Attached
-from clients.views import OfferedChannelView
+from clients.views import ChannelView, EndView, OfferedChannelView, PacketView
 from emulator.memory import GpaRange, Mdl
-from emulator.status import NtStatus
 from emulator.tdi.builders import Location
 from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
@@ -177,24 +174,11 @@ class Machine:
         return requests.query_answer(result)
 
 
-class Packet:
+class Packet(PacketView):
     """A packet that arrived. Complete it exactly once if its sender waits for that."""
 
-    def __init__(self, connection: Connection, machine: Machine, received: ReceivedPacket | DirectPacket) -> None:
-        self._connection = connection
-        self._machine = machine
-        self._received = received
-        self.payload = received.payload
-        self.wants_completion = received.wants_completion
-        self.has_external_data = received.has_external_data
-        self.ranges = received.ranges
-
-    def _ranges(self) -> tuple[GpaRange, ...]:
-        return requests.usable_ranges(self._connection.protocol, self._machine.number, self._received)
-
-    def external_data(self) -> bytes:
-        """A copy of the guest memory it points at; for clients that have mapped it."""
-        return requests.gather_mapped(self._machine.memory, self._ranges())
+    _connection: Connection
+    _machine: Machine
 
     def read_external_data(self) -> bytes:
         """The same, for every client."""
@@ -211,18 +195,11 @@ class Packet:
         self._connection.flush()
 
 
-class _End:
+class _End(EndView):
     """What a guest's channel and a host's offered channel have in common: packets in and out."""
 
-    def __init__(self, connection: Connection, machine: Machine) -> None:
-        self._connection = connection
-        self._machine = machine
-
-    def _open_state(self) -> EndState:
-        raise NotImplementedError
-
-    def _inbox(self) -> EndState | OfferState:
-        raise NotImplementedError
+    _connection: Connection
+    _machine: Machine
 
     def send(self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION) -> Completion:
         """Windows: VmbPacketSend. Returns the completion (empty, once in the ring, without WAIT_FOR_COMPLETION)."""
@@ -263,24 +240,8 @@ class _End:
         return Packet(self._connection, self._machine, received)
 
 
-class Channel(_End):
+class Channel(_End, ChannelView):
     """An open channel, from its guest. Iterate over it for the packets the host sends."""
-
-    def __init__(self, connection: Connection, machine: Machine, state: EndState, instance: UUID) -> None:
-        super().__init__(connection, machine)
-        self.instance = instance
-        self._state = state
-
-    def _open_state(self) -> EndState:
-        return self._state
-
-    def _inbox(self) -> EndState:
-        return self._state
-
-    @property
-    def closed(self) -> tuple[NtStatus, str] | None:
-        """(status, reason) once it is closed."""
-        return self._state.closed
 
     def send_with_external_mdl(
         self,
@@ -326,12 +287,8 @@ class Channel(_End):
         self.close()
 
 
-class OfferedChannel(OfferedChannelView, _End):
+class OfferedChannel(_End, OfferedChannelView):
     """A channel offered by this host. Iterate over it for the packets of its guests, one after another."""
-
-    def __init__(self, connection: Connection, machine: Machine, state: OfferState) -> None:
-        _End.__init__(self, connection, machine)
-        OfferedChannelView.__init__(self, state)
 
     def opened(self) -> None:
         """Return when a guest has it open."""

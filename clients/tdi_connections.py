@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 from clients import connection_calls, requests
 from clients.calls import RequestFailed
 from clients.connection_calls import RECEIVE_BYTES, Peer, Received
-from clients.inbox import ConnectionState
 from clients.requests import IoStatus
 from clients.views import TdiConnectionView
-from emulator.status import NtStatus
 
 if TYPE_CHECKING:
     from clients.connection import Connection
@@ -24,9 +22,7 @@ class TdiConnection(TdiConnectionView):
     It outlives its connections: after a disconnect it can be connected or listened on again.
     """
 
-    def __init__(self, connection: Connection, state: ConnectionState) -> None:
-        self._connection = connection
-        self._state = state
+    _connection: Connection
 
     async def associate(self, address: Address) -> IoStatus:
         """TDI_ASSOCIATE_ADDRESS: an address of the same machine and network."""
@@ -97,16 +93,6 @@ class TdiConnection(TdiConnectionView):
             if connection_calls.is_the_end(failure):
                 raise StopAsyncIteration from None
             raise
-
-    @property
-    def closed(self) -> tuple[NtStatus, str] | None:
-        """(status, reason) once it is closed."""
-        return self._state.closed
-
-    def abandon(self) -> None:
-        """Close it without waiting for that."""
-        connection_calls.close(self._connection.protocol, self._state)
-        self._connection.flush()
 
     async def close(self) -> None:
         """Close it; a connection that stands is aborted, and what waits ends with CANCELLED."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 import trio
 
@@ -17,14 +16,13 @@ from clients.filters import Filter
 from clients.inbox import EndState, OfferState
 from clients.memory import Buffer, MachineMemory
 from clients.packet import Packet
-from clients.protocol import ConnectionLost, RequestFailed
+from clients.protocol import RequestFailed
 from clients.requests import Completion, Identity
 from clients.tdi import Address
 from clients.tdi_connections import TdiConnection
 from clients.unix import Attached
-from clients.views import OfferedChannelView
+from clients.views import ChannelView, EndView, OfferedChannelView
 from emulator.memory import GpaRange, Mdl
-from emulator.status import NtStatus
 from emulator.tdi.builders import Location
 from emulator.vmbus.profile import Side
 from emulator.vmbus.send_rules import SendFlags
@@ -181,19 +179,12 @@ class Machine:
         return requests.query_answer(result)
 
 
-class _End:
+class _End(EndView):
     """What a guest's channel and a host's offered channel have in common: packets in and out."""
 
-    def __init__(self, connection: Connection, machine: Machine) -> None:
-        self._connection = connection
-        self._machine = machine
-        self._ready_turns = 0
-
-    def _open_state(self) -> EndState:
-        raise NotImplementedError
-
-    def _inbox(self) -> EndState | OfferState:
-        raise NotImplementedError
+    _connection: Connection
+    _machine: Machine
+    _ready_turns = 0
 
     async def send(
         self, buffer: bytes, mdl: Mdl | None = None, *, flags: int = SendFlags.WAIT_FOR_COMPLETION
@@ -220,7 +211,7 @@ class _End:
                 self._ready_turns += 1
                 if self._ready_turns % READY_TURNS == 0:
                     await trio.lowlevel.checkpoint()
-            await self._wait_for_item(state)
+            await self._connection.wait_for_item(state)
             payloads = taking.collect(self._connection.protocol, state.items)
             taking.refill(state)
         except StopAsyncIteration:
@@ -230,40 +221,16 @@ class _End:
         self._connection.flush()
         return payloads
 
-    async def _wait_for_item(self, state: EndState | OfferState) -> None:
-        while not state.items:
-            if state.closed is not None:
-                if self._connection.protocol.lost is not None:
-                    raise ConnectionLost(str(self._connection.protocol.lost))
-                raise StopAsyncIteration
-            await self._connection.wait_for(state)
-
     async def _next(self, state: EndState | OfferState) -> Packet:
-        await self._wait_for_item(state)
+        await self._connection.wait_for_item(state)
         received = taking.take_packet(self._connection.protocol, state.items)
         if self._connection.protocol.outgoing:
             self._connection.flush()
         return Packet(self._connection, self._machine, received)
 
 
-class Channel(_End):
+class Channel(_End, ChannelView):
     """An open channel, from its guest. Iterate over it for the packets the host sends."""
-
-    def __init__(self, connection: Connection, machine: Machine, state: EndState, instance: UUID) -> None:
-        super().__init__(connection, machine)
-        self.instance = instance
-        self._state = state
-
-    def _open_state(self) -> EndState:
-        return self._state
-
-    def _inbox(self) -> EndState:
-        return self._state
-
-    @property
-    def closed(self) -> tuple[NtStatus, str] | None:
-        """(status, reason) once it is closed."""
-        return self._state.closed
 
     async def send_with_external_mdl(
         self,
@@ -313,12 +280,8 @@ class Channel(_End):
         await self.close()
 
 
-class OfferedChannel(OfferedChannelView, _End):
+class OfferedChannel(_End, OfferedChannelView):
     """A channel offered by this host. Iterate over it for the packets of its guests, one after another."""
-
-    def __init__(self, connection: Connection, machine: Machine, state: OfferState) -> None:
-        _End.__init__(self, connection, machine)
-        OfferedChannelView.__init__(self, state)
 
     async def opened(self) -> None:
         """Return when a guest has it open."""

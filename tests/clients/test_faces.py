@@ -37,7 +37,7 @@ FACES = (
 )
 # What a face needs for itself: an event loop's reader and writer, or a plain loop's single step.
 OWN_TRIO = {"Connection": {"fail", "failure", "read", "write", "drain", "wait_for"}}
-OWN_SYNC = {"Connection": {"ask_directly", "wait", "wait_for_item"}}
+OWN_SYNC = {"Connection": {"ask_directly", "wait"}}
 ITERATION = {"__aiter__": "__iter__", "__anext__": "__next__", "__aenter__": "__enter__", "__aexit__": "__exit__"}
 
 

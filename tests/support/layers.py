@@ -129,6 +129,7 @@ CLIENT_SHARED = (
     "clients.driver_calls",
     "clients.driver_running",
     "clients.driver_limits",
+    "clients.driver_views",
     "clients.attaching",
     "clients.verifier",
     "clients.views",
