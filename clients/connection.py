@@ -284,16 +284,18 @@ async def connect(
     name: str | None = None,
     map_memory: bool = True,
     credentials: str | os.PathLike[str] | None = None,
+    packet_bytes: int = 1200,
 ) -> AsyncIterator[Connection]:
     """Attach to the daemon at a socket path, at the default one, or over UDP at ``quic://host:port``.
 
     ``name`` shows in listings and logs. With ``map_memory`` guest memory is mapped into this process; without, and over
     UDP always, it is read and written by message. ``credentials`` is the directory a client over UDP needs
-    (docs/remote-attach.md). Raises ConnectionLost when no daemon answers, or does not let this client in.
+    (docs/remote-attach.md), ``packet_bytes`` what one packet of it holds, more where the path is known to carry it.
+    Raises ConnectionLost when no daemon answers, or does not let this client in.
     """
     link: Link
     if is_remote(path):
-        link, map_memory = await open_quic(str(path), credentials), False
+        link, map_memory = await open_quic(str(path), credentials, packet_bytes=packet_bytes), False
     else:
         link = UnixLink(path)
     connection = Connection(link, map_memory=map_memory)

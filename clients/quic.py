@@ -35,6 +35,8 @@ RECEIVE_BYTES = 64 * 1024
 SOCKET_BYTES = 1024 * 1024
 CONVERSATION = 0
 CRYPTO_ERROR = 0x100
+# What a packet of this client's may hold; as [listen.quic] packet_bytes of the daemon.
+LEAST_PACKET_BYTES, MOST_PACKET_BYTES = 1200, 65_000
 # The address this host had is gone, or its way out: another socket may find another.
 _MOVED = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENETDOWN, errno.ENODEV}
 # Refused so often, with nothing heard in between: nobody listens there any more.
@@ -202,6 +204,7 @@ class QuicLink:
             self._packets = self._new_socket()
         except ConnectionLost:
             return  # there is no way at the moment; the timer tries again until the idle time is over
+        self._engine.moved(trio.current_time())
         trio.lowlevel.notify_closing(old.socket)
         old.close()
 
@@ -296,9 +299,17 @@ def _what_was_lost(protocol: ClientProtocol) -> str:
     return f"; {count} requests have no answer, and each may have been carried out or not" if count else ""
 
 
-async def open_quic(where: str, directory: str | os.PathLike[str] | None, *, packet_bytes: int = 1200) -> QuicLink:
-    """A connection to the daemon at ``quic://host:port`` with the credentials in a directory. Raises ConnectionLost."""
+async def open_quic(
+    where: str, directory: str | os.PathLike[str] | None, *, packet_bytes: int = LEAST_PACKET_BYTES
+) -> QuicLink:
+    """A connection to the daemon at ``quic://host:port`` with the credentials in a directory.
+
+    ``packet_bytes`` is what one packet of this client's holds. Raises ConnectionLost, and ValueError for arguments.
+    """
     place = parse_place(where)
+    if not LEAST_PACKET_BYTES <= packet_bytes <= MOST_PACKET_BYTES:
+        text = f"packet_bytes must be {LEAST_PACKET_BYTES} to {MOST_PACKET_BYTES}, not {packet_bytes}"
+        raise ValueError(f"{text}; every path carries {LEAST_PACKET_BYTES}")
     if directory is None:
         raise ConnectionLost(f"{where} needs credentials=DIRECTORY, made by: vmbusctl keys add NAME")
     try:

@@ -27,7 +27,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from cryptography import x509
 
-from emulator.remote.sending import CONGESTION_CONTROL, Pacer
+from emulator.remote.sending import CONGESTION_CONTROL, Pacer, forget_path
 
 ALPN = "vmbus/1"
 # The name in the daemon's certificate: a client trusts one authority, and this name in it, whatever the address.
@@ -101,6 +101,7 @@ class Engine(QuicConnection):
         for limit, count in ((self._local_max_streams_bidi, 1), (self._local_max_streams_uni, 0)):
             limit.value = limit.sent = 0 if configuration.is_client else count
         self._loss._pacer = Pacer(max_datagram_size=configuration.max_datagram_size)
+        self._peer_host = ""
         self.lost: list[object] = []
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -158,6 +159,11 @@ class Engine(QuicConnection):
         """What has to leave now. An acknowledgement that is due soon goes along with what leaves anyway."""
         if not self._network_paths:
             return []
+        host = self._network_paths[0].addr[0]
+        if host != self._peer_host:
+            if self._peer_host:
+                self.moved(now)
+            self._peer_host = host
         if not self._handshake_complete:
             return self.datagrams_to_send(now)
         space = self._spaces[tls.Epoch.ONE_RTT]
@@ -167,6 +173,10 @@ class Engine(QuicConnection):
         ):
             space.ack_at = min(space.ack_at, now)
         return self.datagrams_to_send(now)
+
+    def moved(self, now: float) -> None:
+        """This side, or the peer, is at another address now; another port alone is the same path."""
+        forget_path(self._loss, now)
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         limit = stream.receiver.starting_offset() + WINDOW_BYTES

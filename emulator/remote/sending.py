@@ -13,10 +13,12 @@ the window was in use makes it grow: so a burst is never more than the path has 
 
 from __future__ import annotations
 
-from aioquic.quic.congestion.base import K_INITIAL_WINDOW, register_congestion_control
+import math
+
+from aioquic.quic.congestion.base import K_INITIAL_WINDOW, QuicRttMonitor, register_congestion_control
 from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.packet_builder import QuicSentPacket
-from aioquic.quic.recovery import QuicPacketPacer
+from aioquic.quic.recovery import QuicPacketPacer, QuicPacketRecovery
 
 CONGESTION_CONTROL = "reno-in-use"
 # What an event loop's timers are good for: epoll waits whole milliseconds.
@@ -78,6 +80,25 @@ class WindowInUse(RenoCongestionControl):
             super().on_packet_acked(now=now, packet=packet)
         else:
             self.bytes_in_flight -= packet.sent_bytes
+
+    def begin_anew(self, now: float) -> None:
+        """Know nothing of the path. What is on its way by another says nothing of this one, lost or not."""
+        self.congestion_window = K_INITIAL_WINDOW * self._max_datagram_size
+        self.ssthresh = None
+        self._congestion_recovery_start_time = now
+        self._congestion_stash = 0
+        self._rtt_monitor = QuicRttMonitor()
+        self._in_use_at = -1.0
+
+
+def forget_path(recovery: QuicPacketRecovery, now: float) -> None:
+    """Packets go another way from now on: its window, its rate and its round trip have to be found out."""
+    control = recovery._cc
+    assert isinstance(control, WindowInUse)
+    control.begin_anew(now)
+    recovery._pacer.packet_time = None
+    recovery._rtt_initialized = False
+    recovery._rtt_min = math.inf
 
 
 register_congestion_control(CONGESTION_CONTROL, WindowInUse)

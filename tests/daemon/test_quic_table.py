@@ -242,6 +242,23 @@ def test_what_a_peer_may_send_ahead_of_a_gap_is_one_window() -> None:
     assert taken == 8 * WINDOW_BYTES, "and all of it comes, one window after another"
 
 
+def test_who_comes_from_another_host_has_to_show_anew_what_the_path_carries() -> None:
+    """Another port alone is a router that has forgotten it, on the same path."""
+    known = admitted(table(), client := new_client())
+    talk(client, known, 0.0)
+    engine, first = known.engine, known.engine._loss.congestion_window
+    for source, window in (((HERE[0], 40_001), 500_000), (THERE, first)):
+        engine._loss._cc.congestion_window = 500_000
+        client.send_ping(1)
+        for data, _ in client.packets_to_send(5.0):
+            engine.receive_datagram(data, source, 5.0)
+        assert engine.packets_to_send(5.0)
+        assert engine.get_peer_address() == source
+        assert engine._loss.congestion_window == window
+    assert not engine._loss._rtt_initialized
+    assert engine._loss._pacer.next_send_time(5.0) is None
+
+
 def test_a_second_stream_is_an_error_of_the_clients() -> None:
     known = admitted(table(), client := new_client())
     talk(client, known, 0.0)

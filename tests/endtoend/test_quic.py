@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 
 from clients import connect
@@ -11,11 +12,12 @@ from tests.endtoend.programs import ECHO
 from tests.support.remote import start_remote
 
 
-async def test_a_guest_and_a_host_over_udp_exchange_packets(tmp_path: Path) -> None:
-    async with start_remote(tmp_path) as remote:
+@pytest.mark.parametrize("packet_bytes", [1200, 1452, 16_000])
+async def test_a_guest_and_a_host_over_udp_exchange_packets(tmp_path: Path, packet_bytes: int) -> None:
+    async with start_remote(tmp_path, f"packet_bytes = {packet_bytes}") as remote:
         async with (
-            connect(remote.where, credentials=remote.credentials) as one,
-            connect(remote.where, credentials=remote.credentials) as two,
+            connect(remote.where, credentials=remote.credentials, packet_bytes=packet_bytes) as one,
+            connect(remote.where, credentials=remote.credentials, packet_bytes=packet_bytes) as two,
         ):
             guest, host = await one.machine("vm1"), await two.machine("vm1")
             offered = await host.offer_channel(ECHO)

@@ -110,6 +110,9 @@ async def test_credentials_that_cannot_be_used_say_what_to_do(tmp_path: Path) ->
         with pytest.raises(ValueError, match="no place of a daemon"):
             async with connect("quic://somewhere", credentials=remote.credentials):
                 pass
+        with pytest.raises(ValueError, match="packet_bytes must be 1200 to 65000, not 100; every path carries 1200"):
+            async with connect(remote.where, credentials=remote.credentials, packet_bytes=100):
+                pass
         with pytest.raises(ValueError, match="between its calls nothing runs"):
             with clients.sync.connect(remote.where):
                 pass
