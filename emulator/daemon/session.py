@@ -1,6 +1,6 @@
 """One attached client: one reader, one writer, and everything the client holds.
 
-The reader takes what has arrived, dispatches each message to a plain function, and lets the server pump: every session
+The reader takes what has arrived, has each message carried out (``dispatch``), and lets the server pump: every session
 with something to say says it in one system call. Nothing between a core call and performing what it returned awaits.
 
 What ends a session: its client closing the socket, a broken rule of the wire (the client is told which), an outbox
@@ -9,9 +9,8 @@ nobody reads, or the daemon stopping. Whatever the client held is then closed, a
 
 from __future__ import annotations
 
-import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -19,12 +18,12 @@ from emulator.daemon.address_requests import AddressRequests
 from emulator.daemon.bus_requests import BusRequests
 from emulator.daemon.channel_requests import ChannelRequests
 from emulator.daemon.connection_requests import ConnectionRequests
+from emulator.daemon.dispatch import Dispatch
 from emulator.daemon.driver_requests import DriverRequests
 from emulator.daemon.file_requests import FileRequests
 from emulator.daemon.filter_requests import FilterRequests
 from emulator.daemon.handler_requests import Questions
 from emulator.daemon.log import logger
-from emulator.daemon.lossy import LossySends
 from emulator.daemon.machine_requests import MachineRequests
 from emulator.daemon.network_requests import NetworkRequests
 from emulator.daemon.obligations import Drainable, Patient, Pending
@@ -32,24 +31,12 @@ from emulator.daemon.operation_requests import OperationRequests
 from emulator.daemon.pace import Pace
 from emulator.daemon.ready_sources import OUTBOX_HIGH_BYTES, ReadySources
 from emulator.daemon.receive_requests import ReceiveRequests
-from emulator.daemon.request_owners import Handler, close_everything, find_handler
-from emulator.daemon.roles import REQUIRED, Role
-from emulator.daemon.streams import RECEIVE_BYTES, Stream, refuse_descriptors
+from emulator.daemon.request_owners import close_everything
+from emulator.daemon.roles import Role
+from emulator.daemon.streams import RECEIVE_BYTES, Stream
 from emulator.status import NtStatus, PeerViolation, Refused
-from emulator.wire.codec import (
-    BadRequest,
-    FrameDecoder,
-    FrameLimits,
-    Message,
-    Notification,
-    Request,
-    Response,
-    WireError,
-    encode_error,
-    encode_notification,
-    encode_response,
-)
-from emulator.wire.schema import GOODBYE, HELLO, Direction, Method
+from emulator.wire.codec import FrameDecoder, FrameLimits, WireError, encode_notification
+from emulator.wire.schema import GOODBYE, Direction
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -75,7 +62,6 @@ class Session:
         self.pending: dict[int, Pending] = {}
         self.acting_on: Machine | None = None
         self.stream = stream
-        self._lossy = LossySends()
         self._decoder = FrameDecoder(Direction.TO_DAEMON, FrameLimits())
         self._ready = ReadySources(stream)
         self.messages = 0
@@ -97,7 +83,7 @@ class Session:
         self.bus_requests = BusRequests(self)
         self.driver_requests = DriverRequests(self)
         self.operation_requests = OperationRequests(self)
-        self._handlers: dict[Method, Handler] = {}  # those it has used: a table of all in each session would be large
+        self._dispatch = Dispatch(self)
 
     def __str__(self) -> str:
         return f"session {self.number} (client {self.client!r}, {self.stream.peer})"
@@ -106,11 +92,6 @@ class Session:
     def _log(self) -> FilteringBoundLogger:
         """Made when there is something to log: thousands of sessions have little to say."""
         return logger().bind(session=self.number, pid=self.stream.process)
-
-    def handler_of(self, method: Method) -> Handler:
-        """The function for a method."""
-        found = self._handlers[method] = find_handler(self, method)
-        return found
 
     @property
     def is_quiet(self) -> bool:
@@ -220,9 +201,9 @@ class Session:
     async def _receive(self) -> bool:
         """Take what has arrived and dispatch it; False at the end of the stream. Others get their turn in between."""
         frames = 0
+        dispatch = self._dispatch.message
         if self.stream.lossy_bytes:
-            for request in self._lossy.take(self.stream.take_lossy()):
-                self._dispatch(request)
+            self._dispatch.lossy(self.stream.take_lossy())
         for _ in range(READS_PER_TURN if self._pace is None else 1):
             data = self.stream.take()
             if data is None:
@@ -233,7 +214,7 @@ class Session:
             for message in self._decoder.feed(data):
                 self.messages += 1
                 self._turn_frames += 1
-                self._dispatch(message)
+                dispatch(message)
                 if self._farewell is not None:
                     return False
                 frames += 1
@@ -245,78 +226,12 @@ class Session:
                 return True
         return True
 
-    def _dispatch(self, message: Message) -> None:
-        match message:
-            case Request(msgid, method, args):
-                if self._lossy.is_new(msgid, method):
-                    self._answer(msgid, method, args)
-            case Notification(method, args):
-                self._require_hello(method)
-                # Nobody waits for an answer to whom a refusal could be told.
-                with contextlib.suppress(Refused):
-                    self._call(method, args)
-            case BadRequest(msgid, status, text):
-                self._require_hello(None)
-                self.put(encode_error(msgid, status, text))
-            case Response():
-                self._require_hello(None)
-                self.questions.answered(message)
-
-    def _answer(self, msgid: int, method: Method, args: tuple[Any, ...]) -> None:
-        self._require_hello(method)
-        if msgid in self.pending:
-            raise WireError(f"request {msgid} is still unanswered; its msgid cannot be used again yet")
-        if len(self.pending) >= self.limits.outstanding_requests:
-            text = f"more than {self.limits.outstanding_requests} requests are unanswered"
-            self.put(encode_error(msgid, NtStatus.INSUFFICIENT_RESOURCES, text))
-            return
-        try:
-            if not self.stream.passes_descriptors:
-                refuse_descriptors(method, args)
-            role = REQUIRED.get(method)
-            if role is not None:
-                self._require_role(role, method, args)
-            result = self._call(method, (msgid, *args))
-        except Refused as refusal:
-            self.put(encode_error(msgid, refusal.status, refusal.text))
-        else:
-            if result is not None:
-                self.put(encode_response(msgid, *result))
-
-    def _require_role(self, role: Role, method: Method, args: tuple[Any, ...]) -> None:
-        """Refuse what this client may not be: of the machine it names, or of the daemon."""
-        access = self.server.access
-        if role is Role.ADMIN:
-            if not access.allows(self.identity, role):
-                text = f"{self.identity} may not use {method.name}; [access] admin in the configuration names who may"
-                raise Refused(NtStatus.ACCESS_DENIED, text)
-            return
-        self.require_role_on(role, self.machine_requests.find(args[0]))
-
     def require_role_on(self, role: Role, machine: Machine) -> None:
         """Refuse what this client may not be of a machine."""
         if not self.server.access.allows(self.identity, role, machine.name):
             where = f"[machines.{machine.name}.access] {role.value}"
             text = f"{self.identity} may not be a {role.value} of {machine}; {where} in the configuration names who may"
             raise Refused(NtStatus.ACCESS_DENIED, text)
-
-    def _call(self, method: Method, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        self.acting_on = None
-        try:
-            return (self._handlers.get(method) or self.handler_of(method))(*args)
-        except (Refused, PeerViolation):
-            raise
-        except Exception as error:
-            # A fault in a core ends the machine it was about, and only that.
-            machine: Machine | None = self.acting_on
-            if machine is None:
-                raise
-            machine.fail(error)
-            raise Refused(NtStatus.DEVICE_NOT_READY, f"{machine} failed; the daemon's log says why") from None
-
-    def _require_hello(self, method: Method | None) -> None:
-        if self.client == "" and method is not HELLO:
-            raise WireError("the first message must be the request 'hello'")
 
     def settle(self, msgid: int, pending: Pending) -> bool:
         """A request has its end; False when it had one before, and its msgid may stand for another by now."""

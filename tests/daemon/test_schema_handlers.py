@@ -11,6 +11,7 @@ from emulator.config import Config
 from emulator.daemon.address_requests import AddressRequests
 from emulator.daemon.channel_requests import ChannelRequests
 from emulator.daemon.machine_requests import MachineRequests
+from emulator.daemon.request_owners import find_handler
 from emulator.daemon.server import Server
 from emulator.daemon.session import Session
 from emulator.daemon.streams import UnixStream
@@ -24,7 +25,7 @@ async def test_a_method_has_a_handler_with_its_arguments(method: Method) -> None
     server = Server(Config())
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        handler = Session(server, UnixStream(ours, server.config.limits.outbox_bytes), 1).handler_of(method)
+        handler = find_handler(Session(server, UnixStream(ours, server.config.limits.outbox_bytes), 1), method)
     for machine in server.machines.values():
         machine.close()
     taken = list(inspect.signature(handler).parameters)
