@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from emulator.daemon.bus_guest import BusGuest, BusGuestChannel, BusGuestEnd, refuse_if_taken, ring_host_of
 from emulator.daemon.bus_guest_rings import BusGuestRings
+from emulator.daemon.bus_offers import BusOffers
 from emulator.daemon.bus_view import describe_bus, describe_offers
 from emulator.daemon.channels import Channel
 from emulator.daemon.gpadls import MachineGpadls
@@ -78,10 +78,7 @@ class MachineBus:
         self._host = HostBus(config)
         self._guest = GuestBus()
         self._link: BusLink | BusGuest = BusLink(self._host, self._guest)
-        self._offers: dict[int, Offer] = {}  # by the host bus's key
-        self._by_identity: dict[tuple[UUID, UUID], Offer] = {}
-        self._offered: dict[int, Offer] = {}  # by the guest bus's channel id
-        self._freed: list[Offer] = []
+        self._offers = BusOffers()
         self.rings = BusGuestRings(machine, self._host)
         self.gpadls = MachineGpadls(self._host, self._run)
         self._running = False
@@ -105,13 +102,12 @@ class MachineBus:
     def offer(self, offer: Offer) -> None:
         """Offer a channel; the guest hears of it now, or when it connects. Raises Refused."""
         offer.key, effects = self._host.add_offer(offer.parameters(uses_monitor=self._settings.monitor_ids))
-        self._offers[offer.key] = self._by_identity[offer.interface, offer.instance] = offer
+        self._offers.add(offer)
         self._run(effects)
 
     def revoke(self, offer: Offer) -> None:
         """Take an offer back; the guest lets go of the channel and gives its id back."""
-        if self._offers.pop(offer.key, None) is not None:
-            del self._by_identity[offer.interface, offer.instance]
+        if self._offers.remove(offer):
             self._run(self._host.revoke_offer(offer.key))
             self.rings.revoke(offer)
             self.gpadls.forget(offer.key)
@@ -192,9 +188,7 @@ class MachineBus:
         if self._machine.is_alive:
             self._run(self.rings.start_over(reason))
         self.rings.started_over(self._offers.values())
-        self._offered.clear()
-        for offer in self._offers.values():
-            offer.channel_id = None
+        self._offers.forget_guest()
 
     def post(self, connection_id: int, payload: bytes) -> HvStatus:
         """The bus guest posts a message; what the hypercall returns. Windows: HvPostMessage."""
@@ -237,8 +231,8 @@ class MachineBus:
                 due.extend(self._link.settle(self._perform(due.popleft())))
         finally:
             self._running = False
-        while self._freed:
-            self._machine.offer_available(self._freed.pop(0))
+        for offer in self._offers.take_freed():
+            self._machine.offer_available(offer)
 
     def _perform(self, effect: Effect) -> Iterable[Effect]:
         match effect:
@@ -266,17 +260,15 @@ class MachineBus:
             case ModifyDevice(offer_key=key):
                 return self._host.modify_done(key)
             case OfferArrived(offer=offered):
-                self._offer_arrived(offered.channel_id, offered.interface_id, offered.instance_id)
+                self._offers.arrived(offered.channel_id, (offered.interface_id, offered.instance_id))
             case OfferRescinded(channel_id=channel_id):
                 return self._guest.release(channel_id)
             case ChannelOpened(channel_id=channel_id, status=status):
                 return self._opened(channel_id, status)
             case ChannelClosed(channel_id=channel_id):
-                self._closed(channel_id)
+                self._offers.closed(channel_id)
             case ChannelReleased(channel_id=channel_id):
-                released = self._offered.pop(channel_id, None)
-                if released is not None:
-                    released.channel_id = None
+                self._offers.released(channel_id)
             case Violation():
                 self._violated(effect)
             case Connected(version=version, features=features):
@@ -288,13 +280,6 @@ class MachineBus:
             case _:
                 pass  # answers nobody here waits for
         return ()
-
-    def _offer_arrived(self, channel_id: int, interface: UUID, instance: UUID) -> None:
-        offer = self._by_identity.get((interface, instance))
-        if offer is not None:
-            offer.channel_id = channel_id
-            self._offered[channel_id] = offer
-            self._freed.append(offer)
 
     def _open_host_end(self, key: int, request: OpenRequest) -> int | None:
         """The status for the bus; None while the host's driver thinks about it."""
@@ -337,12 +322,11 @@ class MachineBus:
         return self.gpadls.accepted(offer, gpadl_id, ranges)
 
     def _opened(self, channel_id: int, status: int) -> Iterable[Effect]:
-        offer = self._offered[channel_id]
-        channel = offer.channel
+        channel = self._offers.of_guest(channel_id).channel
         assert channel is not None, "only what was asked for is opened"
         if is_failure(status):
             channel.why_closed = channel.why_closed or f"its host refused: {describe_status(status)}"
-            self._closed(channel_id)
+            self._offers.closed(channel_id)
             return ()
         try:
             channel.open_guest_end()
@@ -351,15 +335,6 @@ class MachineBus:
             return self._guest.close_channel(channel_id)
         channel.opening_ended()
         return ()
-
-    def _closed(self, channel_id: int) -> None:
-        """A channel is the host's again: its ring pages are free, and the offer is for the next guest."""
-        offer = self._offered[channel_id]
-        if offer.channel is not None:
-            channel, offer.channel = offer.channel, None
-            channel.give_back_pages()
-            channel.opening_ended()
-        self._freed.append(offer)
 
     def _offer_of(self, channel_id: int | None) -> Offer | None:
         """The offer the guest knows by this id, if any."""
