@@ -32,6 +32,11 @@ def open_socket(path: str | os.PathLike[str] | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.connect(str(where))
+    except PermissionError:
+        sock.close()
+        raise ConnectionLost(
+            f"this user may not attach to {where}; ask for a place in the group that may: ls -ld {where.parent} {where}"
+        ) from None
     except OSError as error:
         sock.close()
         reason = error.strerror or str(error)

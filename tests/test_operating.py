@@ -13,12 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from emulator.config import Config
-from tests.support.first_process import STARTED
 from tests.support.installed import PLACE, steps
-from tests.support.private_kernel import run_under_systemd
 from tests.support.processes import ROOT
 
 DOC = (ROOT / "docs/operating.md").read_text()
@@ -97,28 +94,6 @@ def test_every_command_does_what_the_page_says(sandbox: Path) -> None:
     assert (sandbox / "opt/vmbus/share/man/man1/vmbusctl-why.1").exists()
     assert '"config.reloaded"' in journal
     assert journal.count('"daemon.stopped"') == 2
-
-
-@pytest.mark.timeout(400)
-async def test_every_command_does_what_the_page_says_under_systemd_itself(
-    tmp_path: Path, installed_environment: Path
-) -> None:
-    # There is no network inside: what the page installs is there already.
-    pip = [str(installed_environment / "bin/pip"), "install", "--disable-pip-version-check", "click-man"]
-    await trio.run_process(pip, capture_stdout=True)
-    after = "! systemctl is-active vmbusd.service", "journalctl --unit vmbusd.service --output cat"
-    page = "\n".join(["set -eu", *blocks("sh"), *after]).replace("systemctl status", "systemctl status --lines=0")
-    script = tmp_path / "page"
-    script.write_text(page)
-    said = await run_under_systemd(tmp_path, installed_environment, script, seconds=300)
-    if said is None:
-        pytest.skip("no kernel can be started here to run systemd in")
-    said = said.replace("\r", "").partition(STARTED)[2]
-    assert [words for words in SAID if words not in said] == [], said
-    assert "Active: active (running)" in said, said
-    assert said.count('"daemon.listening"') == said.count('"daemon.stopped"') == 2, said
-    assert '"config.reloaded"' in said, said
-    assert [line for line in said.splitlines() if "Failed" in line or "Traceback" in line] == [], said
 
 
 def logged_events() -> set[str]:
