@@ -40,6 +40,7 @@ from emulator.tdi.effects import (
     JoinForRequest,
     JoinGroup,
     LeaveGroup,
+    ReleaseHosts,
     SendOutside,
     StreamChanged,
     Tell,
@@ -281,6 +282,8 @@ class Datagrams:
                     pending += self._sockets.transmit(key)
                 case CloseSocket(key=key):
                     self._sockets.close(key)
+                case ReleaseHosts():
+                    self._sockets.release(effect)
                 case LeaveGroup():
                     self._sockets.leave(effect)
                 case SendOutside():

@@ -12,6 +12,7 @@ import select
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import trio
@@ -21,13 +22,14 @@ from emulator.daemon.trains import send_burst
 from emulator.daemon.udp import UdpSocket, status_of
 from emulator.status import NtStatus
 from emulator.tdi.bursts import BurstWay
-from emulator.tdi.effects import BindSocket, Effect, JoinGroup, LeaveGroup
+from emulator.tdi.effects import BindSocket, Effect, JoinGroup, LeaveGroup, ReleaseHosts
 from emulator.tdi.queues import QueuedSend
 from emulator.tdi.structures import SocketAddress
 from emulator.tdi.transport import Transport
 
 # A port the host chose for one address may be taken at another: so often another one is tried.
 PORT_TRIES = 8
+_WILDCARDS = ("0.0.0.0", "::")
 _IN, _OUT, _ERROR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR
 
 
@@ -37,7 +39,7 @@ class _Joined(NamedTuple):
 
 
 class _Group:
-    """The sockets behind one transport address: the first is what a query reports and what it mostly sends through."""
+    """The sockets that one BindSocket asked for: the first is what a query reports and what it mostly sends through."""
 
     __slots__ = ("by_host", "first", "hearing", "joined", "key")
 
@@ -52,12 +54,15 @@ class _Group:
         members = (each for each in self.joined.values() if each is not self.first)
         return [self.first, *self.by_host.values(), *self.hearing, *members]
 
-    def way_from(self, host: str, destination: SocketAddress) -> UdpSocket:
-        """The socket of an address object on ``host``: that on its address, or on the one routes select (S22)."""
-        if not self.by_host or host == self.first.local.host:
-            return self.first
-        own = self.by_host.get(host)
-        return own if own is not None else self.by_host.get(route_source(destination), self.first)
+    def drop(self, host: str) -> UdpSocket | None:
+        """Take the socket on one host out; another becomes the first, if it was that. None for the last."""
+        if host != self.first.local.host:
+            return self.by_host.pop(host, None)
+        if not self.by_host:
+            return None
+        dropped = self.first
+        self.first = self.by_host.pop(next(iter(self.by_host)))
+        return dropped
 
 
 def route_source(destination: SocketAddress) -> str:
@@ -89,6 +94,10 @@ class UdpSockets:
         self._perform = perform
         self._groups: dict[int, _Group] = {}
         self._by_descriptor: dict[int, tuple[_Group, UdpSocket]] = {}
+        # The sockets on one port, by host: a wildcard's sends leave by any of its family, whoever asked for it.
+        self._on_port: dict[tuple[int, bool], dict[str, UdpSocket]] = {}
+        # Queues that wait for a socket of another's to take something, by its descriptor.
+        self._waiting: dict[int, set[int]] = {}
         self._poller = Poller(self._ready, start)
         self.received = 0
         self.late_errors = 0
@@ -99,7 +108,7 @@ class UdpSockets:
         """Open what a BindSocket asks for; what it is bound to. Raises OSError."""
         self._poller.open()
         for tries_left in reversed(range(PORT_TRIES)):
-            group = _Group(wanted.key, UdpSocket(wanted.local, self._receive_bytes))
+            group = _Group(wanted.key, self._beside_others(wanted.local))
             try:
                 self._bind_others(group, wanted)
             except OSError as error:
@@ -111,7 +120,26 @@ class UdpSockets:
         self._groups[wanted.key] = group
         for each in group.sockets():
             self._listen(group, each)
+        for each in (group.first, *group.by_host.values()):
+            self._on_port.setdefault(_port_of(each), {})[each.local.host] = each
         return group.first.local
+
+    def _beside_others(self, local: SocketAddress) -> UdpSocket:
+        """Bind a socket. The host's own wildcard beside single addresses takes a moment's sharing of the port.
+
+        The host then gives each datagram to the closest one alone, and the transport to all whom it concerns.
+        """
+        others = self._on_port.get((local.port, ":" in local.host), {})
+        sharing = [each.socket for each in others.values() if local.host in _WILDCARDS or each.is_wildcard]
+        for each in sharing:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened = UdpSocket(local, self._receive_bytes, shared_port=bool(sharing))
+            sharing.append(opened.socket)
+        finally:
+            for each in sharing:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        return opened
 
     def _bind_others(self, group: _Group, wanted: BindSocket) -> None:
         port = group.first.local.port
@@ -131,7 +159,24 @@ class UdpSockets:
         descriptor = opened.socket.fileno()
         if self._by_descriptor.pop(descriptor, None) is not None:
             self._poller.unregister(descriptor)
+        self._waiting.pop(descriptor, None)
+        on_port = self._on_port.get(_port_of(opened), {})
+        if on_port.get(opened.local.host) is opened:
+            del on_port[opened.local.host]
+            if not on_port:
+                del self._on_port[_port_of(opened)]
         opened.close()
+
+    def release(self, wanted: ReleaseHosts) -> None:
+        """Close what a ReleaseHosts names, and what only heard broadcasts."""
+        group = self._groups.get(wanted.key)
+        if group is None:
+            return
+        dropped = [group.drop(host) for host in wanted.hosts]
+        heard, group.hearing = group.hearing, []
+        for each in (*dropped, *heard):
+            if each is not None:
+                self._forget(each)
 
     def close(self, key: int) -> None:
         """Close what a CloseSocket names."""
@@ -189,14 +234,23 @@ class UdpSockets:
             head = self._transport.next_transmit(key)
             if head is None:
                 break
-            opened = group.way_from(head.address.local.host, head.destination)
+            opened = self._way_from(group, head.address.local.host, head.destination)
             outcome = self._send(group, opened, head)
             if outcome is None:
+                self._waiting.setdefault(opened.socket.fileno(), set()).add(key)
                 break
             effects += self._transport.transmitted(key, head.token, *outcome)
             if opened.has_late_errors:
-                effects += self._tell_late_errors(group, opened)
+                effects += self._tell_late_errors(opened)
         return effects
+
+    def _way_from(self, group: _Group, host: str, destination: SocketAddress) -> UdpSocket:
+        """The socket of an address object on ``host``: that on its address, or on the one routes select (S22)."""
+        on_port = self._on_port[_port_of(group.first)]
+        if len(on_port) == 1 or host == group.first.local.host:
+            return group.first
+        own = on_port.get(host)
+        return own if own is not None else on_port.get(route_source(destination), group.first)
 
     def _send(self, group: _Group, opened: UdpSocket, head: QueuedSend) -> tuple[NtStatus, str] | None:
         """How sending one went; None when the socket has no room, or had none before."""
@@ -222,7 +276,7 @@ class UdpSockets:
         The others have to be submitted one by one: the socket has no room, or the host refuses the next.
         """
         group = self._groups[way.key]
-        opened = group.way_from(way.host, way.destination)
+        opened = self._way_from(group, way.host, way.destination)
         if opened.waits_to_write:
             return 0, 0, []
         try:
@@ -231,7 +285,7 @@ class UdpSockets:
             return 0, 0, []
         with memoryview(data) as view:
             end = send_burst(opened, way.destination, lengths, view)
-        effects = self._tell_late_errors(group, opened) if opened.has_late_errors else []
+        effects = self._tell_late_errors(opened) if opened.has_late_errors else []
         return end.datagrams, end.byte_count, effects
 
     # ---- what happens
@@ -244,10 +298,12 @@ class UdpSockets:
     def _serve(self, group: _Group, opened: UdpSocket, events: int) -> None:
         if events & _OUT and opened.waits_to_write:
             opened.waits_to_write = False
-            self._poller.modify(opened.socket.fileno(), _IN)
-            self._perform(lambda: self.transmit(group.key))
+            descriptor = opened.socket.fileno()
+            self._poller.modify(descriptor, _IN)
+            for key in sorted(self._waiting.pop(descriptor, set()) | {group.key}):
+                self._perform(partial(self.transmit, key))
         if events & _ERROR or opened.has_late_errors:
-            self._perform(lambda: self._tell_late_errors(group, opened))
+            self._perform(lambda: self._tell_late_errors(opened))
         if events & _IN:
             self._perform(lambda: self._take(group, opened))
 
@@ -259,7 +315,8 @@ class UdpSockets:
             for data in datagrams:
                 yield from take(group.key, source, destination, data, now)
 
-    def _tell_late_errors(self, group: _Group, opened: UdpSocket) -> list[Effect]:
+    def _tell_late_errors(self, opened: UdpSocket) -> list[Effect]:
+        group, _ = self._by_descriptor[opened.socket.fileno()]
         effects: list[Effect] = []
         for status, peer in opened.late_errors():
             self.late_errors += 1
@@ -275,6 +332,10 @@ class UdpSockets:
             "datagrams_received": self.received,
             "late_errors": self.late_errors,
         }
+
+
+def _port_of(opened: UdpSocket) -> tuple[int, bool]:
+    return opened.local.port, opened.is_version_6
 
 
 def _close(group: _Group) -> None:

@@ -50,6 +50,13 @@ class CloseSocket(NamedTuple):
     key: int
 
 
+class ReleaseHosts(NamedTuple):
+    """Nobody uses these hosts of a socket any more; the others of it stay, and it hears no broadcasts any more."""
+
+    key: int
+    hosts: tuple[str, ...]
+
+
 class Transmit(NamedTuple):
     """The socket has a send to try: take ``next_transmit(key)`` until it gives None or the socket has no room."""
 
@@ -226,6 +233,7 @@ Effect: TypeAlias = (
     Complete
     | BindSocket
     | CloseSocket
+    | ReleaseHosts
     | Transmit
     | JoinGroup
     | JoinForRequest

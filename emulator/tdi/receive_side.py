@@ -143,12 +143,3 @@ class ReceiveSide:
         if handler is None:
             return []
         return [self.calls.tell(file, handler, event, lossy=True)]
-
-    def path_error_event(self, key: int, status: NtStatus, peer: SocketAddress | None) -> list[Effect]:
-        """``error_event`` for every address object that sends through the real socket ``key`` (R49)."""
-        return [
-            effect
-            for file in list(self._files.values())
-            if isinstance(file, AddressObject) and file.path_key == key
-            for effect in self.error_event(file.handle, status, peer)
-        ]

@@ -285,6 +285,12 @@ class Transport(SendSide):
         """A socket received ``data``; ``destination`` is the host it was sent to, None (the bound one) if unknown."""
         return self._udp.arrived(key, source, destination, data, now)
 
+    def path_error_event(self, key: int, status: NtStatus, peer: SocketAddress | None) -> list[Effect]:
+        """``error_event`` for every address object that sends through the real socket ``key`` (R49)."""
+        return [
+            effect for address in self._udp.users_of(key) for effect in self.error_event(address.handle, status, peer)
+        ]
+
     # Time.
 
     def next_deadline(self) -> float | None:

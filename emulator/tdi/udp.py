@@ -7,7 +7,8 @@ is pending until the answer comes; the answer must come before any other call.
 What a machine may reach is part of what it is made with, the loopback by default. Everything else is refused with a
 status. A wildcard open is bound to all of the machine's own addresses of its family, unless the wildcard itself is
 among them; it still reports the wildcard. An address that another socket of the machine has at that moment stays there,
-and its datagrams reach the wildcard's object all the same (R1).
+and its datagrams reach the wildcard's object all the same (R1). Each host address is kept as long as somebody is open
+on it or on the wildcard, whoever asked for it first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from emulator.status import Misuse, NtStatus, Refused
 from emulator.tdi.address import AddressObject
 from emulator.tdi.constants import ShareAccess
 from emulator.tdi.device import Device
-from emulator.tdi.effects import BindSocket, CloseSocket, Effect, Transmit
+from emulator.tdi.effects import BindSocket, CloseSocket, Effect, ReleaseHosts, Transmit
 from emulator.tdi.profile import ProviderProfile
 from emulator.tdi.queues import QueuedSend, SendPath
 from emulator.tdi.structures import HostFacts, SocketAddress, canonical_untrusted, host_facts_untrusted, parsed_networks
@@ -36,15 +37,14 @@ BROADCAST_HOSTS = frozenset({LIMITED_BROADCAST, LOOPBACK_BROADCAST})
 
 
 class _Socket:
-    """One real socket: where it is bound, and the address objects that send through it."""
+    """One real socket, on one host or several: where it is bound, and who is open on each of its hosts."""
 
-    __slots__ = ("also", "bound", "path", "users")
+    __slots__ = ("bound", "path", "users")
 
     def __init__(self, key: int, bound: SocketAddress, also: tuple[str, ...]) -> None:
         self.bound = bound
-        self.also = also
         self.path = SendPath(key)
-        self.users = 0
+        self.users: dict[str, list[AddressObject]] = {host: [] for host in (bound.host, *also)}
 
 
 class UdpDevice(Device):
@@ -90,7 +90,7 @@ class UdpDevice(Device):
         address = AddressObject(handle, owner, self.network, local, shared=share.is_shared, is_broadcast=broadcast)
         free = [host for host in hosts if SocketAddress(host, local.port) not in self._by_bound]
         if not free:
-            self._join(self._sockets[self._by_bound[SocketAddress(hosts[0], local.port)]], address)
+            self._join(self._sockets[self._by_bound[SocketAddress(hosts[0], local.port)]], address, hosts)
             return address, ()
         self._last_key += 1
         bound, also = SocketAddress(free[0], local.port), tuple(free[1:])
@@ -112,8 +112,11 @@ class UdpDevice(Device):
         others = {LIMITED_BROADCAST} if LOOPBACK_ADDRESSES[0] in hosts else BROADCAST_HOSTS
         return tuple(sorted(self._broadcasts - others))
 
-    def _join(self, socket: _Socket, address: AddressObject) -> None:
-        socket.users += 1
+    def _join(self, socket: _Socket, address: AddressObject, hosts: Iterable[str]) -> None:
+        """It sends through this socket, and hears on all these hosts, whichever sockets have them."""
+        for host in hosts:
+            key = self._by_bound[SocketAddress(host, address.local.port)]
+            self._sockets[key].users[host].append(address)
         address.path_key = socket.path.key
         self.table.add(address)
 
@@ -131,9 +134,9 @@ class UdpDevice(Device):
         socket.bound = actual
         address.local = SocketAddress(address.local.host, actual.port)
         self._sockets[key] = socket
-        for host in self._hosts_of(socket):
+        for host in socket.users:
             self._by_bound[SocketAddress(host, actual.port)] = key
-        self._join(socket, address)
+        self._join(socket, address, self._hosts_to_bind(host_facts_untrusted(address.local.host)))
         return address
 
     def socket_failed(self, key: int, status: NtStatus, message: str) -> Refused:
@@ -142,21 +145,32 @@ class UdpDevice(Device):
         return Refused(status, f"{address.local} could not be bound: {message}", rule="CR8")
 
     def release(self, address: AddressObject) -> list[Effect]:
-        """The socket goes with its last address object."""
+        """Each host goes with the last address object that is open on it, and a socket with the last of its hosts."""
         self.table.remove(address)
-        key = address.path_key
-        socket = self._sockets[key]
-        socket.users -= 1
-        if socket.users:
-            return []
-        del self._sockets[key]
-        for host in self._hosts_of(socket):
-            del self._by_bound[SocketAddress(host, socket.bound.port)]
-        return [CloseSocket(key)]
+        hosts = self._hosts_to_bind(host_facts_untrusted(address.local.host))
+        keys = dict.fromkeys(self._by_bound[SocketAddress(host, address.local.port)] for host in hosts)
+        return [effect for key in keys for effect in self._leave(self._sockets[key], address)]
 
-    @staticmethod
-    def _hosts_of(socket: _Socket) -> list[str]:
-        return [socket.bound.host, *socket.also]
+    def _leave(self, socket: _Socket, address: AddressObject) -> list[Effect]:
+        key, gone = socket.path.key, []
+        for host, users in list(socket.users.items()):
+            if address in users:
+                users.remove(address)
+                if not users:
+                    gone.append(host)
+                    del socket.users[host], self._by_bound[SocketAddress(host, socket.bound.port)]
+        if not socket.users:
+            del self._sockets[key]
+            return [CloseSocket(key)]
+        if socket.bound.host in gone:
+            socket.bound = SocketAddress(next(iter(socket.users)), socket.bound.port)
+        return [ReleaseHosts(key, tuple(gone))] if gone else []
+
+    def users_of(self, key: int) -> list[AddressObject]:
+        """The address objects that may send through a socket."""
+        socket = self._sockets.get(key)
+        users = [] if socket is None else [user for users in socket.users.values() for user in users]
+        return list(dict.fromkeys(users))
 
     # Sending and receiving.
 
