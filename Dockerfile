@@ -16,7 +16,7 @@ RUN python -m venv /opt/vmbus
 COPY pyproject.toml setup.py README.md ./
 COPY emulator emulator
 COPY clients clients
-RUN /opt/vmbus/bin/pip install --no-cache-dir --disable-pip-version-check .
+RUN /opt/vmbus/bin/pip install --no-cache-dir --disable-pip-version-check '.[quic]'
 
 # The same base image, so that the interpreter the environment points to is there.
 FROM python:3.12-slim

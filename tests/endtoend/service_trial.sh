@@ -48,6 +48,20 @@ systemctl start vmbusd-metrics.socket vmbusd.service
 python3 -c 'import urllib.request; print(urllib.request.urlopen("http://127.0.0.1:9464/readyz").read().decode())'
 echo "trial: figures and health on a port that systemd opened"
 
+install -d -o vmbus -g vmbus -m 700 /etc/vmbusd-keys
+keys="setpriv --reuid vmbus --regid vmbus --init-groups env VMBUS_KEYS=/etc/vmbusd-keys $ctl keys"
+$keys init
+$keys add laptop --grant vm1=guest
+sed -i -e 's,^#port =.*,port = 4433,' -e 's,^#keys =.*,keys = "/etc/vmbusd-keys",' /etc/vmbusd.toml
+/opt/vmbus/bin/vmbusd --check-config /etc/vmbusd.toml
+systemctl restart vmbusd.service
+$ctl serve-echo vm1 >/run/echo2 &
+until grep -q . /run/echo2; do sleep 0.1; done
+export VMBUS_CREDENTIALS=/etc/vmbusd-keys/clients/laptop
+$ctl --connect quic://127.0.0.1:4433 send vm1 --text hello
+kill %2
+echo "trial: a client with a key comes in over UDP"
+
 mkdir -p /run/systemd/system/vmbusd.service.d
 printf '[Service]\nWatchdogSec=2s\n' >/run/systemd/system/vmbusd.service.d/watchdog.conf
 systemctl daemon-reload
