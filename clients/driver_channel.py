@@ -11,7 +11,7 @@ import trio
 
 from clients.calls import Call, RequestFailed
 from clients.driver import DriverPhase, DriverSend
-from clients.driver_calls import Payload
+from clients.driver_sends import Payload
 from clients.driver_views import DriverChannelView, DriverPacketView
 from clients.memory import Buffer
 from clients.packet import Packet

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from clients.direct_calls import DirectPacket
     from clients.driver import ChannelCallbacks, DriverPhase, DriverSend
-    from clients.driver_calls import Payload
+    from clients.driver_sends import Payload
     from clients.inbox import ReceivedPacket
     from clients.verifier import Verifier
     from clients.views import ConnectionView, MachineView

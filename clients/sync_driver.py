@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clients.calls import Call, RequestFailed
 from clients.driver import DriverPhase, DriverSend
-from clients.driver_calls import Payload
+from clients.driver_sends import Payload
 from clients.driver_views import DriverChannelView, DriverPacketView
 from clients.memory import Buffer
 from clients.requests import Completion

@@ -128,6 +128,7 @@ CLIENT_SHARED = (
     "clients.connection_calls",
     "clients.driver_calls",
     "clients.driver_running",
+    "clients.driver_sends",
     "clients.driver_limits",
     "clients.driver_views",
     "clients.attaching",
