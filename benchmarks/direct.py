@@ -7,16 +7,14 @@ of the repetitions. Round trips have every process on one cpu, rates have all. `
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 
+from benchmarks.goals import Goal, Newest, parser, show, table
 from benchmarks.plain_ends import INSTALL_PYZMQ
 from benchmarks.record import README
-from benchmarks.ring import Goal, put_between, table
 from benchmarks.rows import FULL, QUICK, Carrier, Effort, Face, Measure, Row
 from benchmarks.stage import Stage, set_up
 
@@ -68,21 +66,13 @@ def run(effort: Effort) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="does it run; the figures mean nothing")
-    parser.add_argument("--save", action="store_true", help="put the table into README.md")
-    options = parser.parse_args()
+    options = parser(__doc__, 7, README).parse_args()
     load = os.getloadavg()[0]
     results = run(QUICK if options.quick else replace(FULL, repetitions=options.repetitions))
-    when = datetime.now(UTC).isoformat(timespec="minutes")
-    text = f"{when}, {len(results)} repetitions, load average {load:.1f} before, {os.getloadavg()[0]:.1f} after\n\n"
-    text += table(results, GOALS)
+    text = table(results, GOALS)
     if "pyzmq post" not in results[0]:
         text += f"\nNo line is against pyzmq: {INSTALL_PYZMQ}\n"
-    sys.stdout.write(text)
-    if options.save:
-        put_between(README, TABLE_BEGINS, TABLE_ENDS, text)
+    show(Newest(README, TABLE_BEGINS, TABLE_ENDS), text, len(results), load, save=options.save)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
-from benchmarks.ring import put_between
+from benchmarks.goals import put_between
 from clients import sync
 
 HERE = Path(__file__).parent

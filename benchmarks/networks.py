@@ -17,12 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks.ring import put_between
+from benchmarks.goals import Newest, parser, show
 from clients import sync
 
 HERE = Path(__file__).parent
@@ -363,23 +362,15 @@ def run(repetitions: int, seconds: float, rounds: int) -> list[dict[str, float]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="does it run; the figures mean nothing")
-    parser.add_argument("--save", action="store_true", help="put the table into networks.md")
-    parser.add_argument("--client", nargs=5, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    words = parser(__doc__, 5, PAGE)
+    words.add_argument("--client", nargs=5, help=argparse.SUPPRESS)
+    options = words.parse_args()
     if options.client:
         client(*options.client)
         return
     load = os.getloadavg()[0]
     results = run(1, 0.02, 20) if options.quick else run(options.repetitions, 0.3, 500)
-    when = datetime.now(UTC).isoformat(timespec="minutes")
-    text = f"{when}, {len(results)} repetitions, load average {load:.1f} before, {os.getloadavg()[0]:.1f} after\n\n"
-    text += table(results)
-    sys.stdout.write(text)
-    if options.save:
-        put_between(PAGE, TABLE_BEGINS, TABLE_ENDS, text)
+    show(Newest(PAGE, TABLE_BEGINS, TABLE_ENDS), table(results), len(results), load, save=options.save)
 
 
 if __name__ == "__main__":

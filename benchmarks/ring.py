@@ -6,19 +6,16 @@ the repetitions. ``--save`` puts the table into ``README.md``.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 
 from benchmarks import ring_ends
+from benchmarks.goals import Goal, Newest, parser, show, table
 from emulator.vmbus.ring import RING_BUILDS, RingBuild
 
 HERE = Path(__file__).resolve().parent
@@ -27,32 +24,6 @@ TABLE_BEGINS = "<!-- the ring's newest table: written by benchmarks.ring --save 
 TABLE_ENDS = "<!-- end of the ring's newest table -->\n"
 
 Measure = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One line of the table: what is measured, against what, and how the ratio should turn out.
-
-    ``ratio`` is measured / yardstick, or with ``faster`` yardstick / measured: how many times as fast.
-    """
-
-    name: str
-    measured: str
-    yardstick: str
-    wanted: float | None = None
-    faster: bool = False
-
-    def ratio(self, nanoseconds: dict[str, float]) -> float:
-        """The ratio inside one repetition."""
-        ratio = nanoseconds[self.measured] / nanoseconds[self.yardstick]
-        return 1 / ratio if self.faster else ratio
-
-    def verdict(self, ratio: float) -> str:
-        """What was wanted, and whether it came."""
-        if self.wanted is None:
-            return "reported"
-        met = ratio >= self.wanted if self.faster else ratio <= self.wanted
-        return f"{'≥' if self.faster else '≤'} {self.wanted:g}: {'met' if met else 'missed'}"
 
 
 GOALS = (
@@ -183,46 +154,11 @@ def run(repetitions: int, scale: float) -> list[dict[str, float]]:
     return results
 
 
-def table(results: list[dict[str, float]], goals: Sequence[Goal] = GOALS) -> str:
-    """Two tables: the ratios, and the times they are of."""
-    lines = ["| what | ratio (lowest to highest) | goal |", "|---|---|---|"]
-    for goal in goals:
-        if goal.measured in results[0] and goal.yardstick in results[0]:
-            ratios = sorted(goal.ratio(result) for result in results)
-            middle = median(ratios)
-            lines.append(
-                f"| {goal.name} | **{middle:.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {goal.verdict(middle)} |"
-            )
-    lines += ["", "| time | median ns | lowest |", "|---|---|---|"]
-    for name in results[0]:
-        times = [result[name] for result in results]
-        lines.append(f"| {name} | {median(times):,.0f} | {min(times):,.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-def put_between(page: Path, begins: str, ends: str, text: str) -> None:
-    """Put a newest table where a page has it."""
-    head, found, rest = page.read_text().partition(begins)
-    _, found_end, tail = rest.partition(ends)
-    if not (found and found_end):
-        raise ValueError(f"{page} has lost the two comments the newest table stands between")
-    page.write_text(head + begins + "\n" + text + "\n" + ends + tail)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="does it run; the figures mean nothing")
-    parser.add_argument("--save", action="store_true", help="put the table into README.md")
-    options = parser.parse_args()
+    options = parser(__doc__, 7, PAGE).parse_args()
     load = os.getloadavg()[0]
     results = run(2 if options.quick else options.repetitions, 0.01 if options.quick else 1.0)
-    when = datetime.now(UTC).isoformat(timespec="minutes")
-    text = f"{when}, {len(results)} repetitions, load average {load:.1f} before, {os.getloadavg()[0]:.1f} after\n\n"
-    text += table(results)
-    sys.stdout.write(text)
-    if options.save:
-        put_between(PAGE, TABLE_BEGINS, TABLE_ENDS, text)
+    show(Newest(PAGE, TABLE_BEGINS, TABLE_ENDS), table(results, GOALS), len(results), load, save=options.save)
 
 
 if __name__ == "__main__":

@@ -54,28 +54,26 @@ def daemon_configuration(
     certificate: x509.Certificate, key: Any, *, idle_seconds: float, packet_bytes: int
 ) -> QuicConfiguration:
     """What every connection of the daemon's is made with."""
-    configuration = QuicConfiguration(
-        is_client=False,
-        alpn_protocols=[ALPN],
-        idle_timeout=idle_seconds,
-        max_data=UNBOUNDED,
-        max_stream_data=WINDOW_BYTES,
-        max_datagram_size=packet_bytes,
-        congestion_control_algorithm=CONGESTION_CONTROL,
-        max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
-        supported_versions=[QuicProtocolVersion.VERSION_1],
-    )
-    configuration.certificate = certificate
-    configuration.private_key = key
-    return configuration
+    return _configuration(False, certificate, key, idle_seconds, packet_bytes)
 
 
 def client_configuration(
     authority_pem: bytes, certificate: x509.Certificate, key: Any, *, idle_seconds: float, packet_bytes: int
 ) -> QuicConfiguration:
     """What a client's connection is made with: it trusts this authority alone, and for the daemon's name alone."""
+    configuration = _configuration(True, certificate, key, idle_seconds, packet_bytes)
+    configuration.server_name = DAEMON_NAME
+    configuration.cadata = authority_pem
+    configuration.verify_mode = ssl.CERT_REQUIRED
+    return configuration
+
+
+def _configuration(
+    is_client: bool, certificate: x509.Certificate, key: Any, idle_seconds: float, packet_bytes: int
+) -> QuicConfiguration:
+    """What both sides have in common."""
     configuration = QuicConfiguration(
-        is_client=True,
+        is_client=is_client,
         alpn_protocols=[ALPN],
         idle_timeout=idle_seconds,
         max_data=UNBOUNDED,
@@ -84,9 +82,6 @@ def client_configuration(
         congestion_control_algorithm=CONGESTION_CONTROL,
         max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
         supported_versions=[QuicProtocolVersion.VERSION_1],
-        server_name=DAEMON_NAME,
-        cadata=authority_pem,
-        verify_mode=ssl.CERT_REQUIRED,
     )
     configuration.certificate = certificate
     configuration.private_key = key
