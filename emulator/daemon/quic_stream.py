@@ -42,6 +42,7 @@ class QuicStream:
         self._outgoing = bytearray()
         self._arrived = bytearray()
         self._has_arrived = trio.Event()
+        self._has_ended = trio.Event()
         self._has_room = trio.Event()
         self._is_held_up = False
         self._at_end = False
@@ -63,7 +64,8 @@ class QuicStream:
         """Bytes of the client's, in order."""
         if self.closing_since is None:
             self._arrived += data
-        self._at_end = self._at_end or at_end
+        if at_end:
+            self.end()
         self._has_arrived.set()
 
     def feed_lossy(self, data: bytes) -> None:
@@ -80,6 +82,10 @@ class QuicStream:
     async def readable(self) -> None:
         """Return when there is something to take, or the end."""
         await self._has_arrived.wait()
+
+    async def ended(self) -> None:
+        """Return when the client has gone, or says no more, whatever of it is still to be taken."""
+        await self._has_ended.wait()
 
     def take(self) -> bytes | None:
         """What has arrived: None when nothing has, empty at the end."""
@@ -161,6 +167,7 @@ class QuicStream:
     def end(self) -> None:
         """The connection is over: the session finds the end of the stream, once it has taken what came before."""
         self._at_end = True
+        self._has_ended.set()
         self._has_arrived.set()
 
     def close(self, reason: str) -> None:

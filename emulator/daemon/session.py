@@ -195,8 +195,15 @@ class Session:
         frames, self._turn_frames = self._turn_frames, 0
         byte_count, self._turn_bytes = self._turn_bytes, 0
         pause = pace.pause(frames, byte_count, trio.current_time())
-        await trio.sleep(pause)
-        return pause > 0
+        if not pause:
+            await trio.lowlevel.checkpoint()
+            return False
+        with trio.move_on_after(pause) as waiting:
+            await self.stream.ended()
+        if not waiting.cancelled_caught:
+            # It cannot say more than its socket holds, and those who deal with it shall learn at once that it is gone.
+            self._pace = None
+        return True
 
     async def _receive(self) -> bool:
         """Take what has arrived and dispatch it; False at the end of the stream. Others get their turn in between."""

@@ -5,6 +5,7 @@ A stream belongs to one session: one task of it waits for bytes, one for room, a
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -70,6 +71,9 @@ class Stream(Protocol):
     async def readable(self) -> None:
         """Return when there is something to take, or the end."""
 
+    async def ended(self) -> None:
+        """Return when the client has gone, or says no more, whatever of it is still to be taken."""
+
     def take(self) -> bytes | None:
         """What has arrived: None when nothing has, empty at the end. Raises WireError for what nobody may send."""
 
@@ -103,6 +107,18 @@ class UnixStream(Outlet):
     async def readable(self) -> None:
         """Return when there is something to take, or the end."""
         await trio.lowlevel.wait_readable(self._sock)
+
+    async def ended(self) -> None:
+        """Return when the client has gone, or says no more, whatever of it is still to be taken."""
+        try:
+            hang_up = select.epoll(1)
+        except OSError:
+            # No descriptor is left for that: the end is found behind what is to be taken.
+            await trio.sleep_forever()
+        with hang_up:
+            # The socket itself is readable all the time, while there is something to take.
+            hang_up.register(self._sock.fileno(), select.EPOLLRDHUP)
+            await trio.lowlevel.wait_readable(hang_up.fileno())
 
     def take(self) -> bytes | None:
         """What has arrived: None when nothing has, empty at the end. Raises WireError when descriptors came along."""

@@ -6,10 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from emulator.config import QuicConfig
-from emulator.daemon.quic_stream import RemoteClient
+from emulator.daemon.quic_stream import QuicStream, RemoteClient
 from emulator.daemon.quic_table import ANSWERS_PER_SECOND, FIRST_PACKET_BYTES, REMEMBERED, ConnectionTable, Rate
+from emulator.daemon.roles import Identity
 from emulator.remote.certificates import Certified, issue_client, issue_daemon, make_authority
 from emulator.remote.engine import CONVERSATION, WINDOW_BYTES, Engine, client_configuration, daemon_configuration
 
@@ -272,3 +275,14 @@ def test_a_second_stream_is_an_error_of_the_clients() -> None:
 def test_a_rate_is_never_less_than_one_at_once() -> None:
     rate = Rate(0.1, 0.0)
     assert (rate.take(0.0), rate.take(1.0), rate.take(11.0)) == (True, False, True)
+
+
+async def test_the_end_of_a_client_is_known_before_what_it_said_last_is_taken(autojump_clock: MockClock) -> None:
+    stream = QuicStream(new_client(), lambda: None, 1_000, Identity(key="someone"), "")
+    stream.feed(b"first", at_end=False)
+    with trio.move_on_after(1) as waiting:
+        await stream.ended()
+    assert waiting.cancelled_caught
+    stream.feed(b" and last", at_end=True)
+    await stream.ended()
+    assert [stream.take(), stream.take()] == [b"first and last", b""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,25 @@ async def test_a_client_that_says_too_much_is_read_later_and_not_ended(
         # The first second's worth comes at once, and what came with the last read is answered before the pause for it.
         assert expected / 2 <= took <= expected
         assert server.session_count == 1
+
+
+@pytest.mark.parametrize("shut", [True, False])
+async def test_a_paced_client_that_goes_is_gone_at_once_and_what_it_said_last_is_done(
+    tmp_path: Path, shut: bool
+) -> None:
+    limits = LimitsConfig(frames_per_second=1_000)
+    async with served(tmp_path, Config(limits=limits)) as (server, path), raw_client(path) as client:
+        await client.hello()
+        said = b"".join(request(10 + number, "ping") for number in range(8_000))
+        await client.say(said + request(9_000, "machine.create", "last", "{}"))
+        if shut:
+            client.sock.shutdown(socket.SHUT_WR)
+        else:
+            client.close()
+        with trio.fail_after(4):  # at its pace it would take seven seconds
+            while server.session_count:
+                await trio.lowlevel.checkpoint()
+        assert "last" in server.machines
 
 
 async def test_gpadls_of_a_driver_and_those_of_rings_are_one_quota(tmp_path: Path) -> None:
