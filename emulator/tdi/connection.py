@@ -112,7 +112,16 @@ class ConnectionEndpoint:
         if self.ended is not None and self.state is State.ASSOCIATED and given in (Input.SEND, Input.RECEIVE):
             status, why = self.ended
             raise Refused(status, why, rule="C38")
-        self.state = following(self.state, given)
+        try:
+            self.state = following(self.state, given)
+        except Refused as refusal:
+            chosen = {
+                (Input.SEND, NtStatus.LOCAL_DISCONNECT): self.profile.after_release_status,
+                (Input.RECEIVE, NtStatus.REMOTE_DISCONNECT): self.profile.peer_released_status,
+            }.get((given, refusal.status))
+            if chosen is None:
+                raise
+            raise Refused(chosen, refusal.message, rule=refusal.rule) from None
 
     def send(self, irp: Irp, request: Send, now: float) -> list[Effect]:
         """TDI_SEND, checked and queued (C21 to C25)."""
