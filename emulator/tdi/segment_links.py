@@ -95,12 +95,14 @@ class _End:
         # A caller that gave up while the segment was cut, which nobody here knew, has forgotten the link.
         self.link.segment.links[self.link] = None
         self.link.accepted = user_data
+        self.link.has_word = True
         return self.link.pump(now)
 
     def abort(self, status: NtStatus, user_data: bytes, now: float) -> list[Effect]:
         """This side ends it: the other is told as soon as it can be."""
         self.endpoint = None
         self.link.verdict = Verdict(self.index, status, user_data)
+        self.link.has_word = True
         self.link.drop_if_over()
         return self.link.pump(now)
 
@@ -136,6 +138,8 @@ class SegmentLink:
         """When the segment pumps this."""
         self.served = 0
         """The higher, the later it had the line."""
+        self.has_word = True
+        """Whether one side may have something to say beside data."""
         self._user_data = user_data
         self._said: set[Kind] = set()
         self._line_opens: float | None = None
@@ -158,9 +162,11 @@ class SegmentLink:
         moving = True
         while moving:
             moving = False
-            for source in (0, 1):
-                for step in (self._speak, self._move, self._arrive):
-                    done = step(source, now)
+            steps = _ALL_STEPS if self.has_word or self.lanes[0] or self.lanes[1] else _MOVE
+            self.has_word = False
+            for step in steps:
+                for source in (0, 1):
+                    done = step(self, source, now)
                     if done is not None:
                         effects += done
                         moving = True
@@ -321,3 +327,7 @@ class SegmentLink:
                 status = profile.connect_expired_status if trying else profile.stalled_status
                 effects += endpoint.broken(status, "nothing got through for too long", b"", now)
         return effects
+
+
+_MOVE = (SegmentLink._move,)
+_ALL_STEPS = (SegmentLink._speak, SegmentLink._move, SegmentLink._arrive)
