@@ -25,8 +25,9 @@ ECHO = "5f1d2b6c-7f10-4b6e-9c53-0e6d0c5a0007"
 MARKER = b"a marker nobody else has"
 STOP = b"stop it!"
 RING_PAGES = 2  # a control page and one of data
-# The pages of a channel that was damaged are free when its host has let go of them, and the next one has others.
-SEARCHED_PAGES = 64
+# The pages of a channel that was damaged are free when its host has let go of them, and the next one has others: on a
+# busy machine there may be many before it does, and one that nobody finds lives for ever.
+SEARCHED_PAGES = 1024
 CALM_TRIPS = 200
 # What was written over may be that a doorbell is wanted: nothing rings then, and a wait ends by its time-out.
 LOST_DOORBELL_SECONDS = 0.1
@@ -133,8 +134,13 @@ def first_channel(memory: GuestMemory) -> int:
 def channels_from(memory: GuestMemory, first: int) -> list[int]:
     """Where rings are, or were a moment ago: the pages in front of those with a marker, from the first one on."""
     content = memory.read(first * PAGE_SIZE, SEARCHED_PAGES * PAGE_SIZE)
-    marked = (page for page in range(1, SEARCHED_PAGES) if MARKER in content[page * PAGE_SIZE : (page + 1) * PAGE_SIZE])
-    return [first + page - 1 for page in marked]
+    found = []
+    at = content.find(MARKER)
+    while at >= 0:
+        page = at // PAGE_SIZE
+        found.append(first + page - 1)
+        at = content.find(MARKER, (page + 1) * PAGE_SIZE)
+    return found
 
 
 def hostile_piece(random: Random) -> tuple[int, bytes]:
