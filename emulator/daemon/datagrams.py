@@ -268,8 +268,7 @@ class Datagrams:
             effect = pending.popleft()
             match effect:
                 case Complete(irp=irp):
-                    ended = self.filters.completed(effect) if self.filters.watches else effect
-                    cast(Waiter, irp.context).finish(ended)
+                    cast(Waiter, irp.context).finish(effect)
                 case Deliver(owner=owner, source=source, data=data, flags=flags):
                     cast(Owner, owner).deliver(source, flags, data)
                 case Ask(owner=owner):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from emulator.daemon.datagrams import Datagrams
     from emulator.daemon.machines import Machine
     from emulator.daemon.session import Session
+    from emulator.daemon.transport_owners import Waiter
     from emulator.tdi.effects import Complete
     from emulator.tdi.query import QueryResult
     from emulator.tdi.transport import Transport
@@ -69,6 +70,21 @@ class FilterQuestion:
         filters.answered(self._end, self._token, verdict)
 
 
+class _Followed:
+    """The context of a request whose end matters to filters, whichever machine brings that about."""
+
+    __slots__ = ("_context", "_filters", "_passing")
+
+    def __init__(self, filters: Filters, passing: IrpPassing, context: Waiter) -> None:
+        self._filters = filters
+        self._passing = passing
+        self._context = context
+
+    def finish(self, complete: Complete) -> None:
+        """It is over: the filters first, then whoever asked for it."""
+        self._context.finish(self._filters.completed(self._passing, complete))
+
+
 _ACTIONS = frozenset(int(action) for action in Action)
 
 
@@ -94,7 +110,6 @@ class Filters:
         self._stacks: dict[str, FilterStack] = {}
         self._held: dict[Irp, IrpPassing] = {}
         self._watched: dict[object, list[FilterEnd]] = {}
-        self._watched_irps: dict[Irp, IrpPassing] = {}
         self._ends: dict[Filter, FilterEnd] = {}
         self._last_serial = 0
         self.removed = 0
@@ -263,7 +278,7 @@ class Filters:
         """No filter has it any more."""
         self._held.pop(passing.irp, None)
         if passing.sent_as is not None or passing in self._watched:
-            self._watched_irps[passing.irp] = passing
+            passing.irp.context = _Followed(self, passing, cast("Waiter", passing.irp.context))
 
     def cancel(self, irp: Irp) -> bool:
         """Its client wants a request back: True when a filter had it, and it has its end now."""
@@ -290,11 +305,8 @@ class Filters:
             end = self._ends[place]
             end.session.put(encode_notification(FILTER_CLEANUP, end.number, handle, int(kind)))
 
-    def completed(self, complete: Complete) -> Complete:
-        """A request is over: its client's count, and those who watch it."""
-        passing = self._watched_irps.pop(complete.irp, None)
-        if passing is None:
-            return complete
+    def completed(self, passing: IrpPassing, complete: Complete) -> Complete:
+        """A request that passed filters is over: its client's count, and those who watch it."""
         if passing.sent_as is not None and not complete.status.is_error:
             complete = complete._replace(information=passing.sent_as)
         status = int(complete.status), complete.information, complete.message
@@ -307,11 +319,6 @@ class Filters:
             if end.place is not None and not end.place.removed:
                 frame = encode_notification(FILTER_COMPLETED, end.number, passing.serial, *status, file, local)
                 end.session.put(frame)
-
-    @property
-    def watches(self) -> bool:
-        """Whether the end of any request matters here."""
-        return bool(self._watched_irps)
 
     # ---- time
 

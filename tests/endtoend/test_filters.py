@@ -343,6 +343,47 @@ async def test_t8_a_filter_learns_the_port_of_an_open_it_watched(tmp_path: Path,
         assert learned == [file.local, file.local]
 
 
+async def test_t9_the_end_of_a_request_that_another_machine_brings_about_is_told(tmp_path: Path) -> None:
+    here, there = HOSTS["lan"]
+    async with three_programs(tmp_path) as (_, client, other):
+        far = await (await client.machine("vm2")).open_address((there, 0), network="lan")
+        near = await (await client.machine("vm1")).open_address((here, 0), network="lan")
+        listening, calling = await far.open_connection(), await near.open_connection()
+        top = await (await other.machine("vm2")).attach_filter("lan")
+        ends: list[tuple[int, NtStatus, int]] = []
+
+        async def judge(stack: Filter, request: FilterRequest) -> None:
+            if request.is_cleanup:
+                return
+            if request.minor == MinorFunction.SEND:
+                request.change(data=request.data * 2, watch=True)
+            else:
+                request.pass_on(watch=True)
+            nursery.start_soon(tell, stack, request)
+
+        async def tell(stack: Filter, request: FilterRequest) -> None:
+            end = await stack.completed(request)
+            ends.append((request.minor, end.status, end.information))
+
+        async with trio.open_nursery() as nursery, judging(top, judge):
+            nursery.start_soon(listening.listen)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await calling.connect(far.local)
+            nursery.start_soon(listening.receive)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await calling.send(b"12345")
+            await client.change_segment("lan", latency_seconds=0.01, rate_bytes_per_second=1e6)
+            assert (await listening.send(b"abc")).information == 3
+            assert await calling.receive() == b"abcabc"
+            while len(ends) < 3:
+                await trio.lowlevel.checkpoint()
+        assert sorted(ends) == [
+            (MinorFunction.LISTEN, NtStatus.SUCCESS, 0),
+            (MinorFunction.SEND, NtStatus.SUCCESS, 3),
+            (MinorFunction.RECEIVE, NtStatus.SUCCESS, 5),
+        ]
+
+
 async def test_a_refused_open_and_a_changed_datagram(tmp_path: Path) -> None:
     async with three_programs(tmp_path) as (_, client, other):
         machine, second = await client.machine("vm1"), await client.machine("vm2")
