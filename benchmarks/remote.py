@@ -11,29 +11,30 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from statistics import median
 
 import click
 import trio
 
-from clients import Channel, OfferedChannel, connect
+from clients import Channel, Connection, OfferedChannel, connect
 from emulator.remote.keyring import Keyring
 
 INTERFACE = "5c0e1f8a-4f0b-4a53-9c53-0b6f5a1d7e11"
 REPETITIONS = 3
 ROLES = ("guest", "host", "datagram")
+SMALLEST_PACKET_BYTES = 1200
 Place = tuple[str, str | None]
 
 
 @asynccontextmanager
-async def daemon(directory: Path) -> AsyncIterator[dict[str, Place]]:
+async def daemon(directory: Path, packet_bytes: int) -> AsyncIterator[dict[str, Place]]:
     """A running daemon; where it is by each way."""
     keyring = Keyring.init(directory / "keys")
     credentials = keyring.add("benchmark", {"vm1": ROLES})
     config, path = directory / "vmbusd.toml", directory / "socket"
-    config.write_text(f'[listen.quic]\nport = 0\nkeys = "{keyring.directory}"\n')
+    config.write_text(f'[listen.quic]\nport = 0\nkeys = "{keyring.directory}"\npacket_bytes = {packet_bytes}\n')
     command = [sys.executable, "-m", "emulator", "--socket", str(path), "--config", str(config), "--log-level", "error"]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -50,15 +51,17 @@ async def daemon(directory: Path) -> AsyncIterator[dict[str, Place]]:
 
 
 @asynccontextmanager
-async def opened(place: Place) -> AsyncIterator[tuple[Channel, OfferedChannel]]:
+async def opened(place: Place, packet_bytes: int) -> AsyncIterator[tuple[Channel, OfferedChannel]]:
     """A channel with both ends here, each over a connection of its own."""
     where, credentials = place
 
-    async with connect(where, map_memory=False, credentials=credentials) as one:
-        async with connect(where, map_memory=False, credentials=credentials) as two:
-            offered = await (await two.machine("vm1")).offer_channel(INTERFACE)
-            channel = await (await one.machine("vm1")).open_channel(INTERFACE)
-            yield channel, offered
+    def attached() -> AbstractAsyncContextManager[Connection]:
+        return connect(where, map_memory=False, credentials=credentials, packet_bytes=packet_bytes)
+
+    async with attached() as one, attached() as two:
+        offered = await (await two.machine("vm1")).offer_channel(INTERFACE)
+        channel = await (await one.machine("vm1")).open_channel(INTERFACE)
+        yield channel, offered
 
 
 async def round_trip(channel: Channel, offered: OfferedChannel, size: int, count: int) -> float:
@@ -100,16 +103,16 @@ ROWS: tuple[tuple[str, Measured, int, int], ...] = (
 )
 
 
-async def measure(effort: float) -> dict[str, dict[str, float]]:
+async def measure(effort: float, packet_bytes: int = SMALLEST_PACKET_BYTES) -> dict[str, dict[str, float]]:
     """Every row by each way: seconds of a round trip, packets in a second of a post."""
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as made:
-        async with daemon(Path(made)) as places:
+        async with daemon(Path(made), packet_bytes) as places:
             for name, what, size, count in ROWS:
                 best = min if what is round_trip else max
                 for _ in range(REPETITIONS):
                     for way, place in places.items():
-                        async with opened(place) as (channel, offered):
+                        async with opened(place, packet_bytes) as (channel, offered):
                             value = await what(channel, offered, size, max(20, int(count * effort)))
                         known = found.setdefault(name, {}).get(way, value)
                         found[name][way] = best(known, value)
@@ -131,9 +134,16 @@ def shown(found: dict[str, dict[str, float]]) -> str:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="A few seconds, to see that it works; the figures mean little.")
-def main(*, quick: bool) -> None:
+@click.option(
+    "--packet-bytes",
+    type=click.IntRange(1200, 65_000),
+    default=SMALLEST_PACKET_BYTES,
+    show_default=True,
+    help="What a packet of either side holds: 1452 is what Ethernet carries.",
+)
+def main(*, quick: bool, packet_bytes: int) -> None:
     """Measure a hosted client over QUIC against the same over the Unix socket."""
-    found = trio.run(measure, 0.02 if quick else 1.0)
+    found = trio.run(measure, 0.02 if quick else 1.0, packet_bytes)
     click.echo(shown(found))
     click.echo(f"load before and after: {os.getloadavg()[1]:.1f}, {os.getloadavg()[0]:.1f}")
 

@@ -247,8 +247,7 @@ class QuicLink:
         self._has_room = trio.Event()
 
     def _transmit(self) -> None:
-        packets = self._engine.packets_to_send(trio.current_time())
-        if packets:
+        for packets in self._engine.trains_to_send(trio.current_time()):
             error = self._packets.send(packets)
             if error is not None:
                 self._failed(error)

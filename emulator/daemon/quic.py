@@ -229,8 +229,7 @@ class QuicListener:
 
     def _transmit(self, client: RemoteClient) -> None:
         now = trio.current_time()
-        packets = client.engine.packets_to_send(now)
-        if packets:
+        for packets in client.engine.trains_to_send(now):
             self._packets.send(packets)
         self._arm(client, now)
 

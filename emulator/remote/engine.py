@@ -15,7 +15,7 @@ What is added to it, each where aioquic has no public way:
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aioquic import tls
@@ -150,8 +150,20 @@ class Engine(QuicConnection):
         stream = self._streams.get(CONVERSATION)
         return stream is None or stream.sender.is_finished
 
+    def trains_to_send(self, now: float) -> Iterator[list[tuple[bytes, NetworkAddress]]]:
+        """What has to leave now, in portions: the peer is busy with one while the next is made."""
+        pacer = self._loss._pacer
+        assert isinstance(pacer, Pacer)
+        while packets := self.packets_to_send(now):
+            yield packets
+            if not pacer.is_train_full:
+                break
+
     def packets_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
-        """What has to leave now. An acknowledgement that is due soon goes along with what leaves anyway."""
+        """The next of what has to leave now, a train at most; the timer rings at once if that was not all.
+
+        An acknowledgement that is due soon goes along with what leaves anyway.
+        """
         if not self._network_paths:
             return []
         host = self._network_paths[0].addr[0]
@@ -159,6 +171,8 @@ class Engine(QuicConnection):
             if self._peer_host:
                 self.moved(now)
             self._peer_host = host
+        assert isinstance(self._loss._pacer, Pacer)
+        self._loss._pacer.begin_train()
         if not self._handshake_complete:
             return self.datagrams_to_send(now)
         space = self._spaces[tls.Epoch.ONE_RTT]

@@ -29,6 +29,8 @@ GAIN = 1.25
 LEAST_ROUND_TRIP_SECONDS = 0.001
 # What the sums of a burst may differ by.
 ROUNDING_SECONDS = 1e-9
+# Made at once, and then on their way while the next are made: half of what the kernel takes in one call.
+TRAIN_PACKETS = 32
 # In slow start half of it, otherwise all but this much, is a window in use.
 UNUSED_PACKETS = 3
 
@@ -39,14 +41,31 @@ class Pacer(QuicPacketPacer):
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
         self._burst_bytes = K_INITIAL_WINDOW * max_datagram_size
+        self._train_left = TRAIN_PACKETS
 
     def next_send_time(self, now: float) -> float | None:  # type: ignore[override]  # aioquic's returns None as well
         """None when a packet may leave now; else when to ask again, by which a good deal may leave at once."""
+        if self._train_left <= 0:
+            return now
         if self.packet_time is None:
             return None
         self.update_bucket(now)
         missing = self.packet_time - self.bucket_time
         return None if missing <= ROUNDING_SECONDS else now + max(missing, TIMER_SECONDS)
+
+    def update_after_send(self, now: float) -> None:
+        """A packet was made."""
+        self._train_left -= 1
+        super().update_after_send(now)
+
+    def begin_train(self) -> None:
+        """Packets are asked for, and so many may be made, however many the burst allows."""
+        self._train_left = TRAIN_PACKETS
+
+    @property
+    def is_train_full(self) -> bool:
+        """Whether that, and nothing else, may have held one back."""
+        return self._train_left <= 0
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         """The window or the round trip has changed."""

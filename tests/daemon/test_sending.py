@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from itertools import chain
 
 import pytest
 from aioquic.quic.packet import QuicPacketType
@@ -31,11 +32,14 @@ def pacer(window_packets: int, round_trip: float) -> Pacer:
 def burst(met: Pacer, now: float) -> int:
     """How many packets may leave at once."""
     count = 0
-    while met.next_send_time(now) is None:
-        met.update_after_send(now)
-        count += 1
-        assert count < 100_000
-    return count
+    while True:
+        met.begin_train()
+        while met.next_send_time(now) is None:
+            met.update_after_send(now)
+            count += 1
+            assert count < 100_000
+        if not met.is_train_full:
+            return count
 
 
 def test_a_connection_that_knows_nothing_of_its_path_is_bounded_by_its_window_alone() -> None:
@@ -72,6 +76,17 @@ def test_a_round_trip_carries_the_window_although_timers_ring_in_whole_milliseco
     assert window <= sent + 1
     assert sent <= 1.4 * window
     assert looks <= 51, "no timer is asked for that could only ring early"
+
+
+def test_what_may_leave_at_once_is_made_in_trains() -> None:
+    met = pacer(100, 0.000_2)
+    for _ in range(2):
+        met.begin_train()
+        sent = 0
+        while met.next_send_time(1.0) is None:
+            met.update_after_send(1.0)
+            sent += 1
+        assert (sent, met.is_train_full, met.next_send_time(1.0)) == (32, True, 1.0)
 
 
 # ---- windows
@@ -190,7 +205,7 @@ def carry(flows: list[Flow], link: Narrow, until: float) -> None:
             if flow.client._handshake_complete and flow.client.unacknowledged_bytes < 500_000:
                 flow.client.send_stream_data(CONVERSATION, bytes(100_000))
             for engine, other, source in ((flow.client, flow.daemon, HERE), (flow.daemon, flow.client, THERE)):
-                for data, _ in engine.packets_to_send(now):
+                for data, _ in chain.from_iterable(engine.trains_to_send(now)):
                     arrives = link.put(len(data), now) if engine is flow.client else now + link.delay
                     if arrives is not None:
                         count += 1
