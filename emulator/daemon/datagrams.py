@@ -141,6 +141,8 @@ class Datagrams:
             if not isinstance(effect, BindSocket | BindStream):
                 raise Misuse(f"an open that waits asks for a socket, not for {effect}")
             outcome = self._bind(effect) if isinstance(effect, BindSocket) else self._bind_stream(effect)
+        elif outcome.status is NtStatus.SUCCESS:
+            self._sockets.hear(*self._transport.broadcasts_unheard(outcome.handle))
         if outcome.status is not NtStatus.SUCCESS:
             raise Refused(outcome.status, outcome.message, rule=outcome.rule)
         return outcome

@@ -145,10 +145,25 @@ class UdpSockets:
         port = group.first.local.port
         for host in wanted.also:
             group.by_host[host] = UdpSocket(SocketAddress(host, port), self._receive_bytes)
-        for host in wanted.broadcasts:
+        self._bind_hearing(group, wanted.broadcasts)
+
+    def _bind_hearing(self, group: _Group, broadcasts: Iterable[str]) -> None:
+        for host in broadcasts:
             # Somebody else may have the address to himself; then none are heard.
             with suppress(OSError):
-                group.hearing.append(UdpSocket(SocketAddress(host, port), self._receive_bytes, shared_port=True))
+                local = SocketAddress(host, group.first.local.port)
+                group.hearing.append(UdpSocket(local, self._receive_bytes, shared_port=True))
+
+    def hear(self, key: int, broadcasts: Sequence[str]) -> None:
+        """A wildcard was opened on sockets that stand: broadcasts come in too from now on, if they did not before."""
+        group = self._groups.get(key)
+        if group is None or not broadcasts:
+            return
+        port = group.first.local.port
+        if not any(each.hearing for each in self._groups.values() if each.first.local.port == port):
+            self._bind_hearing(group, broadcasts)
+            for each in group.hearing:
+                self._listen(group, each)
 
     def _listen(self, group: _Group, opened: UdpSocket) -> None:
         descriptor = opened.socket.fileno()

@@ -268,6 +268,13 @@ class Transport(SendSide):
         """These are broadcast addresses of the host's interfaces."""
         self._udp.know_broadcasts(hosts)
 
+    def broadcasts_unheard(self, handle: int) -> tuple[int, tuple[str, ...]]:
+        """For a file opened without a BindSocket: the key of a socket, and the broadcast addresses it shall hear."""
+        file = self.file(handle)
+        if not isinstance(file, AddressObject) or not file.path_key:
+            return 0, ()
+        return file.path_key, self._udp.broadcasts_unheard(file)
+
     def next_transmit(self, key: int) -> QueuedSend | None:
         """What to try next on a socket: its ``data``, ``destination`` and ``token``. None when nothing waits."""
         return self._udp.next_transmit(key)

@@ -112,6 +112,11 @@ class UdpDevice(Device):
         others = {LIMITED_BROADCAST} if LOOPBACK_ADDRESSES[0] in hosts else BROADCAST_HOSTS
         return tuple(sorted(self._broadcasts - others))
 
+    def broadcasts_unheard(self, address: AddressObject) -> tuple[str, ...]:
+        """What a wildcard should hear and may not, as it was opened on sockets of single addresses."""
+        wanted = host_facts_untrusted(address.local.host)
+        return self._broadcasts_to_hear(wanted, self._hosts_to_bind(wanted))
+
     def _join(self, socket: _Socket, address: AddressObject, hosts: Iterable[str]) -> None:
         """It sends through this socket, and hears on all these hosts, whichever sockets have them."""
         for host in hosts:

@@ -131,3 +131,19 @@ async def test_cr8_the_hosts_own_wildcard_and_a_single_address_share_a_port(
                 other.sendto(b"for the one left", (ONE, port))
                 assert await hears(standing[ANY], b"for one")
                 assert await hears(standing[ANY], b"for the one left")
+
+
+@pytest.mark.parametrize("order", [(ANY, ONE, ANY), (ONE, ANY, ANY), (ONE, TWO, ANY)])
+async def test_r3_a_wildcard_hears_broadcasts_once_whoever_came_first(tmp_path: Path, order: tuple[str, ...]) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with served(tmp_path, CONFIG) as (_, path), connect(path) as attached:
+            machine, port = await attached.machine("vm1"), free_port()
+            standing = [await opened(machine, host, port) for host in order]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                for text, to in ((b"to all", "127.255.255.255"), (b"then", ONE), (b"and", TWO)):
+                    other.sendto(text, (to, port))
+            for host, address in zip(order, standing, strict=True):
+                if host == ANY:
+                    heard = sorted([(await anext(aiter(address))).data for _ in range(3)])
+                    assert heard == [b"and", b"then", b"to all"]
