@@ -27,7 +27,13 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from cryptography import x509
 
-from emulator.remote.sending import CONGESTION_CONTROL, Pacer, forget_path
+from emulator.remote.sending import (
+    ACKNOWLEDGE_PACKETS,
+    ACKNOWLEDGE_SECONDS,
+    CONGESTION_CONTROL,
+    Pacer,
+    forget_path,
+)
 
 ALPN = "vmbus/1"
 # The name in the daemon's certificate: a client trusts one authority, and this name in it, whatever the address.
@@ -96,6 +102,8 @@ class Engine(QuicConnection):
         for limit, count in ((self._local_max_streams_bidi, 1), (self._local_max_streams_uni, 0)):
             limit.value = limit.sent = 0 if configuration.is_client else count
         self._loss._pacer = Pacer(max_datagram_size=configuration.max_datagram_size)
+        self._ack_delay = ACKNOWLEDGE_SECONDS
+        self._acknowledged_to = -1
         self._peer_host = ""
         self.lost: list[object] = []
 
@@ -176,12 +184,22 @@ class Engine(QuicConnection):
         if not self._handshake_complete:
             return self.datagrams_to_send(now)
         space = self._spaces[tls.Epoch.ONE_RTT]
+        self._note_acknowledged(space)
         stream = self._streams.get(CONVERSATION)
         if space.ack_at is not None and (
-            self._datagrams_pending or (stream is not None and not stream.sender.buffer_is_empty)
+            self._datagrams_pending
+            or (stream is not None and not stream.sender.buffer_is_empty)
+            or space.largest_received_packet - self._acknowledged_to >= ACKNOWLEDGE_PACKETS
+            or len(space.ack_queue) > 1
         ):
             space.ack_at = min(space.ack_at, now)
-        return self.datagrams_to_send(now)
+        packets = self.datagrams_to_send(now)
+        self._note_acknowledged(space)
+        return packets
+
+    def _note_acknowledged(self, space: QuicPacketSpace) -> None:
+        if space.ack_at is None:
+            self._acknowledged_to = space.largest_received_packet
 
     def moved(self, now: float) -> None:
         """This side, or the peer, is at another address now; another port alone is the same path."""

@@ -29,6 +29,8 @@ GAIN = 1.25
 LEAST_ROUND_TRIP_SECONDS = 0.001
 # What the sums of a burst may differ by.
 ROUNDING_SECONDS = 1e-9
+# So long an acknowledgement waits for something to go along with, unless so many packets wait for it.
+ACKNOWLEDGE_SECONDS, ACKNOWLEDGE_PACKETS = 0.005, 4
 # Made at once, and then on their way while the next are made: half of what the kernel takes in one call.
 TRAIN_PACKETS = 32
 # In slow start half of it, otherwise all but this much, is a window in use.
