@@ -150,12 +150,17 @@ cdef class RingSender(RingEnd):
         """Let the receiver see what was written up to ``position``; whether to ring its doorbell."""
         cdef RingMemory ring = self.ring
         cdef uint32_t before = <uint32_t> self.position
+        cdef uint32_t out
         self.known_free = free
         self.position = position
         ring_publish(ring.words + WORD_IN, <uint32_t> position)
         self.order()
-        # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming.
-        return ring_load(ring.words + WORD_MASK) == 0 and ring_load(ring.words + WORD_OUT) == before
+        # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming; at
+        # no place at all, it has to look, or nobody finds the damage while both sleep.
+        if ring_load(ring.words + WORD_MASK) != 0:
+            return False
+        out = ring_load(ring.words + WORD_OUT)
+        return out == before or out >= <uint32_t> self.size or out & 7 != 0
 
     def block(self, Py_ssize_t needed):
         """Ask for a doorbell when ``needed`` bytes are free. True: there is room by now, try again. May raise."""

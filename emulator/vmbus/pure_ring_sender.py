@@ -94,8 +94,10 @@ class RingSender(RingEnd):
         self._known_free = free
         self._in = control[IN] = position
         self._fence()
-        # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming.
-        return _new(Sent, (len(parts) >> 1, control[MASK] == 0 and control[OUT] == before))
+        # In this order: the mask, then the receiver's place. Past where we began means that it has seen us coming; at
+        # no place at all, it has to look, or nobody finds the damage while both sleep.
+        must_look = control[MASK] == 0 and ((out := control[OUT]) == before or out >= size or out & 7 != 0)
+        return _new(Sent, (len(parts) >> 1, must_look))
 
     def send_in_band(self, payloads: Sequence[bytes], first: int, most: int, transaction_id: int, longest: int) -> Sent:
         """Write payloads from number ``first`` on, at most ``most``, as in-band packets that want no completion.

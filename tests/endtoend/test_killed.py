@@ -16,7 +16,7 @@ from tests.support.processes import Daemon, ProcessFailed, start_client, start_d
 PROGRAMS = "tests.endtoend.programs"
 OTHER = ECHO[:-1] + "2"
 FLIGHT = 40
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 async def free_bytes(watcher: Connection, machine: str = "vm1") -> int:

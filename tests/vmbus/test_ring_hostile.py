@@ -85,13 +85,19 @@ def test_36_a_mask_we_cleared_and_find_set_is_corruption() -> None:
         receiver.receive_batch(1, MANY)
 
 
-def test_36_a_bad_out_while_deciding_about_the_doorbell_means_none() -> None:
+@pytest.mark.parametrize(
+    ("out", "signal"), [(0, True), (8, False), (4088, False), (4, True), (4096, True), (0xFFFFFFFF, True)]
+)
+def test_36_a_bad_out_while_deciding_about_the_doorbell_rings_it_so_that_somebody_looks(out: int, signal: bool) -> None:
     ring = ring_of(1)
 
     def scribble() -> None:
-        ring.control[OUT] = 0xFFFFFFFF
+        ring.control[OUT] = out
 
-    assert sender_on(ring, scribble).send_batch([encode_in_band(b"")]) == (1, False)
+    assert sender_on(ring, scribble).send_batch([encode_in_band(b"")]) == (1, signal)
+    ring.control[MASK] = 1  # it is awake, and looks anyway
+    ring.control[OUT] = 0
+    assert not sender_on(ring, scribble).send_batch([encode_in_band(b"")]).signal
 
 
 @pytest.mark.parametrize("pending", [1, 7, 0xFFFFFFFF, 0xFFFFFFF8])
