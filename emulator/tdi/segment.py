@@ -31,6 +31,10 @@ from emulator.tdi.structures import SocketAddress, host_facts_untrusted
 __all__ = ["LIMITED_BROADCAST", "Chance", "Segment", "SegmentPort"]
 
 
+# Wakes beyond two for each connection, before those that mean nothing any more are thrown away.
+SPARE_WAKES = 64
+
+
 def _luck(chance: Chance | Luck) -> Luck:
     return chance if isinstance(chance, Luck) else Luck.of_one(chance)
 
@@ -210,7 +214,22 @@ class Segment:
 
     def wake(self, link: SegmentLink, at: float) -> None:
         """A connection has something to do then; ``poll`` pumps it, unless it has changed its mind (``wake_at``)."""
+        if len(self._wakes) > 2 * len(self.links) + SPARE_WAKES:
+            self._forget_idle_wakes()
         heappush(self._wakes, _Wake(at, link.served, self.serial(), link))
+
+    def _forget_idle_wakes(self) -> None:
+        """Connections that are over, and minds that were changed, keep nothing until a time that may be far away."""
+        kept: list[_Wake] = []
+        for each in self._wakes:
+            if each.link.wake_at != each.at:
+                continue
+            if each.link in self.links:
+                kept.append(each)
+            else:
+                each.link.wake_at = None
+        self._wakes = kept
+        heapify(self._wakes)
 
     def poll(self, now: float) -> list[Effect]:
         """Deliver every delayed datagram that is due, and what is due on connections."""

@@ -16,6 +16,7 @@ from emulator.tdi.constants import EventType, SendFlags
 from emulator.tdi.irp import Irp, build_send_datagram
 from emulator.tdi.medium import Luck
 from emulator.tdi.profile import SegmentProfile
+from emulator.tdi.segment import SPARE_WAKES
 from emulator.tdi.structures import SocketAddress
 from tests.tdi.connection_bench import ABORT, Bench
 
@@ -107,6 +108,19 @@ def test_a_caller_that_has_given_up_before_it_was_heard_takes_nobodys_listen() -
     bench.pass_time(5)
     assert bench.waits(listen)
     assert not bench.segment.links
+
+
+def test_attempts_that_were_given_up_are_not_kept_until_they_would_have_arrived() -> None:
+    bench, here, there = lossy_bench(delay_seconds=86_400.0)
+    slow = bench.near.send(here, b"a day later")
+    knocking = bench.near.associated()
+    for _ in range(1_000):
+        bench.near.cancel(bench.near.connect(knocking, bench.there))
+    assert len(bench.segment.links) == 1
+    assert len(bench.segment._wakes) <= 2 * len(bench.segment.links) + SPARE_WAKES + 1
+    assert bench.ended(slow)[0] is SUCCESS
+    bench.pass_time(86_400.0)
+    assert bench.far.got(there)[0] == b"a day later"
 
 
 def test_order_stays_whatever_the_jitter_and_when_the_latency_shrinks() -> None:
